@@ -1,0 +1,70 @@
+# Everything starts here; `make help` lists it. Needs GNU make and Python 3.10 or newer.
+# Each target first makes the environment if there is none, and again when pyproject.toml has changed.
+
+PYTHON ?= python3
+# An active virtual environment is used as it is; otherwise .venv is made. VENV=$CONDA_PREFIX uses a conda environment.
+VENV ?= $(or $(VIRTUAL_ENV),.venv)
+# Where to take torch and torchvision from, if not from pip's usual index: for instance the CPU-only wheels (see `make help`).
+TORCH_INDEX ?=
+# How many seconds one notebook cell may take in `make test`.
+CELL_TIMEOUT ?= 900
+
+PY := $(VENV)/bin/python
+STAMP := $(VENV)/.installed
+DEMO := runs/demo
+
+# No debugger notes from the Jupyter kernels in the log.
+export PYDEVD_DISABLE_FILE_VALIDATION := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test lab lint data clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+	@echo
+	@echo "  PYTHON=python3.12     the Python to make .venv with (default: python3)"
+	@echo "  VENV=path             another environment (default: the active one, else .venv)"
+	@echo "  TORCH_INDEX=https://download.pytorch.org/whl/cpu"
+	@echo "                        CPU-only torch: for machines without an NVIDIA GPU, saves several GB; give it at the first make"
+
+install: $(STAMP) ## make .venv and install everything into it
+
+# A folder whose python has no working pip is a half-made environment: it is made again.
+$(STAMP): pyproject.toml
+	@$(PY) -m pip --version >/dev/null 2>&1 || { echo "Making $(VENV)"; $(PYTHON) -c \
+	  'import sys; v = sys.version_info; sys.exit(None if v >= (3, 10) else "$(PYTHON) is Python %d.%d, but 3.10 or newer is needed: make PYTHON=python3.12" % v[:2])' \
+	  && $(PYTHON) -m venv $(VENV); }
+	@echo "Installing into $(VENV) (some minutes the first time: PyTorch is large)"
+ifneq ($(TORCH_INDEX),)
+	$(PY) -m pip install torch torchvision --index-url "$(TORCH_INDEX)"
+endif
+	$(PY) -m pip install --editable ".[dev]"
+	@touch $@
+
+data: $(STAMP) ## prepare the embedded emoji benchmark in data/ (quick when it is there)
+	$(PY) -m trex2_mini data emoji
+
+demo: data ## run notebooks/00_quickstart.ipynb on the shipped checkpoint; leaves it and an HTML page in runs/demo/
+	@rm -rf $(DEMO) && mkdir -p $(DEMO)
+	MPLBACKEND= $(PY) -m papermill notebooks/00_quickstart.ipynb $(DEMO)/00_quickstart.ipynb \
+	  --kernel python3 --cwd notebooks --parameters_raw output_dir "$(CURDIR)/$(DEMO)"
+	@$(PY) -m nbconvert --log-level ERROR --to html $(DEMO)/00_quickstart.ipynb
+	@echo
+	@cat $(DEMO)/summary.txt
+	@echo
+	@echo "The executed notebook: $(DEMO)/00_quickstart.ipynb"
+	@echo "The same as a page:    $(DEMO)/00_quickstart.html (open it in a browser)"
+
+test: lint ## ruff, the tests, and every notebook from top to bottom
+	MPLBACKEND= $(PY) -m pytest --nbmake --nbmake-timeout=$(CELL_TIMEOUT) tests $(wildcard notebooks)
+
+lint: $(STAMP) ## ruff on the package, the tests and the notebooks
+	$(PY) -m ruff check .
+
+lab: data ## open the notebooks in JupyterLab
+	$(PY) -m jupyterlab notebooks/00_quickstart.ipynb $(LAB_ARGS)
+
+clean: ## remove what can be made again: the demo's output, the embedded sets, caches (trained runs and .venv stay)
+	rm -rf $(DEMO) data/emoji-*/ .pytest_cache .ruff_cache build *.egg-info
+	find . -name __pycache__ -not -path './.*' -prune -exec rm -rf {} +
+	find . -name .ipynb_checkpoints -not -path './.venv/*' -prune -exec rm -rf {} +

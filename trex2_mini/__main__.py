@@ -1,0 +1,169 @@
+"""The command line: `python -m trex2_mini {data,train,evaluate,detect} --help`."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+from pathlib import Path
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m trex2_mini", description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    data = commands.add_parser("data", help="make the embedded data sets")
+    data.add_argument("name", choices=["emoji", "emoji-val", "emoji-reference"], help="'emoji' makes both sets")
+    data.set_defaults(command_function=_data)
+
+    train = commands.add_parser("train", help="train a model on emoji scenes")
+    train.add_argument("--preset", default="nano", help="nano, swin_t or swin_l (default nano)")
+    train.add_argument("--config", type=Path, help="a config.json instead of a preset")
+    train.add_argument(
+        "--set", nargs="*", default=[], metavar="KEY=VALUE", help="recipe values to change, such as steps=2000 lr=3e-4"
+    )
+    train.add_argument("--run", type=Path, default=Path("runs/nano"), help="folder of the run (default runs/nano)")
+    train.add_argument("--resume", action="store_true", help="go on from the run's last saved state")
+    train.add_argument("--save-every", type=int, default=250, metavar="STEPS")
+    train.add_argument(
+        "--pretrained", action="store_true", help="start from ImageNet and CLIP weights (needs a network once)"
+    )
+    train.add_argument("--device", default="cpu")
+    train.set_defaults(command_function=_train)
+
+    evaluate = commands.add_parser("evaluate", help="measure a checkpoint by one of the paper's protocols")
+    evaluate.add_argument(
+        "--data", default="emoji-val", help="emoji-val, or a folder with annotations.json and images/"
+    )
+    evaluate.add_argument("--reference", default="emoji-reference", help="where Visual-G draws its examples")
+    evaluate.add_argument(
+        "--protocol", required=True, choices=["text", "visual-i", "visual-i-others", "visual-g", "mixed"]
+    )
+    evaluate.add_argument("--categories", default="all", choices=["all", "trained", "novel"])
+    evaluate.add_argument("--checkpoint", default="nano-emoji", help="a shipped name or a folder")
+    evaluate.add_argument(
+        "--examples", type=int, default=16, metavar="N", help="images a category for Visual-G (default 16)"
+    )
+    evaluate.add_argument("--points", action="store_true", help="Visual-I with centre points instead of boxes")
+    evaluate.add_argument("--limit", type=int, help="only the first so many images")
+    evaluate.add_argument("--seed", type=int, default=0)
+    evaluate.add_argument("--json", type=Path, help="write the result here")
+    evaluate.set_defaults(command_function=_evaluate)
+
+    detect = commands.add_parser("detect", help="detect on one image")
+    detect.add_argument("image", type=Path)
+    detect.add_argument("--text", help="names, separated by commas")
+    detect.add_argument(
+        "--box",
+        nargs=4,
+        type=float,
+        action="append",
+        metavar=("X1", "Y1", "X2", "Y2"),
+        help="an example on the image, in pixels; may be repeated",
+    )
+    detect.add_argument(
+        "--point",
+        nargs=2,
+        type=float,
+        action="append",
+        metavar=("X", "Y"),
+        help="an example on the image, in pixels; may be repeated",
+    )
+    detect.add_argument("--name", default="object", help="the name of what the boxes and points show")
+    detect.add_argument("--checkpoint", default="nano-emoji", help="a shipped name or a folder")
+    detect.add_argument("--threshold", type=float, default=0.3)
+    detect.add_argument("--out", type=Path, help="write a picture here")
+    detect.set_defaults(command_function=_detect)
+
+    options = parser.parse_args(arguments)
+    try:
+        options.command_function(options)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _data(options: argparse.Namespace) -> None:
+    from .datasets.coco import open_dataset
+
+    for name in ["emoji-val", "emoji-reference"] if options.name == "emoji" else [options.name]:
+        dataset = open_dataset(name)
+        print(
+            f"{name}: {len(dataset)} images, {len(dataset.names)} categories, {len(dataset.coco['annotations'])} boxes in {dataset.images}"
+        )
+
+
+def _train(options: argparse.Namespace) -> None:
+    from .config import Config, preset
+    from .datasets.batches import EmojiBatches
+    from .training import Trainer
+
+    config = Config.load(options.config) if options.config else preset(options.preset)
+    config = dataclasses.replace(config, train=_changed(config.train, options.set))
+    batches = EmojiBatches(config.train.batch_size, config.train.seed)
+    trainer = Trainer(
+        options.run, config, batches, batches.names, batches.trainable, options.device, options.pretrained
+    )
+    if options.resume:
+        trainer.resume()
+    elif trainer.state_path.exists():
+        raise ValueError(
+            f"{options.run} holds a run already: add --resume to go on with it, or name another folder with --run"
+        )
+    trainer.train(options.save_every)
+
+
+def _changed(train, pairs: list[str]):
+    """The recipe with KEY=VALUE changes; values are read as the field's own type."""
+    changes = {}
+    known = {f.name: type(getattr(train, f.name)) for f in dataclasses.fields(train)}
+    for pair in pairs:
+        key, _, value = pair.partition("=")
+        if key not in known or not value:
+            raise ValueError(f"--set {pair}: expected KEY=VALUE with KEY one of {sorted(known)}")
+        try:
+            changes[key] = {"true": True, "false": False}[value.lower()] if known[key] is bool else known[key](value)
+        except (ValueError, KeyError):
+            raise ValueError(f"--set {pair}: expected {key} to be {known[key].__name__}, got {value!r}") from None
+    return dataclasses.replace(train, **changes)
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    from .evaluation.protocols import evaluate
+
+    result = evaluate(
+        options.checkpoint, options.data, options.protocol, options.categories,
+        reference=options.reference, examples=options.examples, points=options.points, limit=options.limit, seed=options.seed,
+    )  # fmt: skip
+    text = json.dumps(result, indent=2)
+    print(text)
+    if options.json:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        options.json.write_text(text + "\n")
+
+
+def _detect(options: argparse.Namespace) -> None:
+    from .detector import Detector
+
+    detector = Detector.load(options.checkpoint)
+    found = detector.detect(
+        options.image,
+        text=options.text,
+        boxes={options.name: options.box} if options.box else None,
+        points={options.name: options.point} if options.point else None,
+        score_threshold=options.threshold,
+    )
+    for box, score, label in zip(found.boxes, found.scores, found.labels, strict=True):
+        print(f"{found.names[label]:24s} {score:.2f}  " + " ".join(f"{v:7.1f}" for v in box))
+    print(f"{len(found)} detections with a score of at least {options.threshold}")
+    if options.out:
+        from .plots import save_detections
+
+        save_detections(options.image, found, options.out)
+        print(f"picture: {options.out}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,106 @@
+"""Checkpoints: safetensors, written whole or not at all, read with clear errors. Never pickle.
+
+A model is a folder: `model.safetensors` (weights, half precision when shipped), `config.json`, and what training left beside them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from .config import Config
+from .model.trex2 import TRex2
+from .paths import REPOSITORY
+
+SHIPPED = REPOSITORY / "data" / "checkpoints"
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that is missing, truncated, or of another model."""
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Write a safetensors file under a temporary name, then rename it: the file under its own name is always whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
+    os.close(handle)
+    try:
+        save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary, metadata)
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """(tensors, metadata) of a safetensors file. Raises CheckpointError."""
+    if not path.is_file():
+        raise CheckpointError(f"no checkpoint at {path}; shipped with the repository: {shipped()}")
+    try:
+        with safe_open(str(path), "pt") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}, dict(file.metadata() or {})
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"{path} is not a whole safetensors file ({error}); it may be truncated: copy or download it again"
+        ) from None
+
+
+def save_model(folder: Path, model: TRex2, config: Config, half: bool = True) -> None:
+    """Write `model.safetensors` and `config.json` into `folder`."""
+    tensors = {k: v.half() if half and v.is_floating_point() else v for k, v in model.state_dict().items()}
+    write_tensors(folder / "model.safetensors", tensors)
+    (folder / "config.json").write_text(config.to_json())
+
+
+def load_model(source: str | Path) -> tuple[TRex2, Config, Path]:
+    """(model in eval mode and float32, its configuration, the weights' path) from a folder or the name of a shipped checkpoint."""
+    folder = Path(source)
+    if not folder.exists() and (SHIPPED / str(source)).is_dir():
+        folder = SHIPPED / str(source)
+    if folder.is_file():
+        folder = folder.parent
+    if not (folder / "config.json").is_file():
+        raise CheckpointError(
+            f"no checkpoint at {source!s}: expected a folder with config.json and model.safetensors, or one of {shipped()}"
+        )
+    config = Config.load(folder / "config.json")
+    path = folder / "model.safetensors"
+    tensors, _ = read_tensors(path)
+    model = TRex2(config.model)
+    load_weights(model, tensors, str(path))
+    return model.eval(), config, path
+
+
+def load_weights(model: torch.nn.Module, tensors: dict[str, Tensor], source: str) -> None:
+    """Strict loading, with the differences named in the error."""
+    own = model.state_dict()
+    missing, unknown = sorted(set(own) - set(tensors)), sorted(set(tensors) - set(own))
+    shapes = [
+        f"{k}: {tuple(tensors[k].shape)} instead of {tuple(own[k].shape)}"
+        for k in own
+        if k in tensors and tensors[k].shape != own[k].shape
+    ]
+    if missing or unknown or shapes:
+        raise CheckpointError(
+            f"{source} belongs to another model: {len(missing)} tensors are missing (first: {missing[:3]}), {len(unknown)} unknown "
+            f"(first: {unknown[:3]}), {len(shapes)} of another shape (first: {shapes[:3]}). Is the config.json beside it its own?"
+        )
+    model.load_state_dict({k: v.to(own[k].dtype) for k, v in tensors.items()})
+
+
+def shipped() -> list[str]:
+    """Names of the checkpoints in the repository."""
+    return sorted(p.parent.name for p in SHIPPED.glob("*/config.json"))
+
+
+def file_hash(path: Path) -> str:
+    """The first 16 hex digits of a file's SHA-256."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]

@@ -1,0 +1,198 @@
+"""Configurations: frozen dataclasses and three presets.
+
+`swin_t` and `swin_l` carry the paper's numbers (section 3 and appendix of arXiv 2403.14610; DINO's defaults where the paper
+refers to it). `nano` is the same model made small enough to train on two CPU cores. A configuration is saved as JSON beside
+every checkpoint; unknown keys are refused when it is read back.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class TextTowerConfig:
+    """The CLIP text transformer (open_clip). `pretrained` names open_clip weights; None: the tower is trained with the model."""
+
+    pretrained: str | None = None
+    width: int = 128
+    heads: int = 4
+    layers: int = 3
+    context_length: int = 16  # tokens, start and end tokens included
+    vocab_size: int = 49408
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Everything that decides the shapes of `TRex2`."""
+
+    backbone: str = "mobilenetv4_conv_small"  # a timm model that has features_only
+    strides: tuple[int, ...] = (
+        8,
+        16,
+        32,
+    )  # one feature level each; those beyond the backbone's come from 3x3 stride-2 convolutions
+    backbone_levels: int = 3
+    dim: int = 128  # D
+    heads: int = 4
+    points: int = 4  # sampling points a head and level
+    ffn_dim: int = 256
+    encoder_layers: int = 3
+    decoder_layers: int = 3
+    num_queries: int = 100
+    prompt_blocks: int = 3  # visual prompt encoder (spec section 9: three blocks)
+    prompt_ffn_dim: int = 256
+    position_temperature: float = 20.0
+    text: TextTowerConfig = field(default_factory=TextTowerConfig)
+    short_side: int = 192  # px; the detector scales an image's short side to this ...
+    long_side: int = 320  # px; ... unless its long side would exceed this
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The recipe. Learning rates and loss weights are the paper's where it gives them (section 3)."""
+
+    steps: int = 5000
+    batch_size: int = 8
+    lr: float = 5e-4
+    lr_backbone: float = 5e-4
+    lr_text: float = 5e-4
+    weight_decay: float = 1e-4
+    warmup_steps: int = 200
+    decay_fraction: float = (
+        0.25  # the last part of the steps, over which the learning rate falls linearly to 2 % of itself
+    )
+    clip_norm: float = 1.0
+    visual_per_text: int = 1  # visual iterations for one text iteration
+    text_first_steps: int = 0  # text iterations only, at the start (spec section 9)
+    text_negatives: int = 40  # names sampled from the categories that are in no image of the batch
+    denoising_queries: int = 40  # at most, a batch element: positives and negatives together; 0 turns denoising off
+    box_noise: float = 0.4
+    label_noise: float = 0.25
+    point_probability: float = 0.5  # a category's prompts become centre points with this probability
+    cost_class: float = 2.0
+    cost_l1: float = 5.0
+    cost_giou: float = 2.0
+    loss_class: float = 1.0
+    loss_l1: float = 5.0
+    loss_giou: float = 2.0
+    loss_align: float = 1.0
+    focal_alpha: float = 0.25
+    focal_gamma: float = 2.0
+    align_every: int = 1  # in visual iterations
+    amp: bool = False  # bfloat16 autocast
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Config:
+    name: str
+    model: ModelConfig
+    train: TrainConfig
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str, source: str = "configuration") -> Config:
+        """Read what `to_json` wrote. Raises ValueError for anything that is not such a configuration."""
+        try:
+            data = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{source} is not valid JSON ({error}); expected what Config.to_json writes") from None
+        return _build(cls, data, source)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Config:
+        return cls.from_json(Path(path).read_text(), str(path))
+
+
+_NESTED = {"model": ModelConfig, "train": TrainConfig, "text": TextTowerConfig}
+
+
+def _build(kind: type, data: Any, where: str) -> Any:
+    """A dataclass from a dictionary, keys and types checked."""
+    if not isinstance(data, dict):
+        raise ValueError(f"{where}: expected an object with the fields of {kind.__name__}, got {type(data).__name__}")
+    fields = {f.name: f for f in dataclasses.fields(kind)}
+    unknown = sorted(set(data) - set(fields))
+    if unknown:
+        raise ValueError(f"{where}: unknown keys {unknown} for {kind.__name__}; known: {sorted(fields)}")
+    values = {}
+    for key, value in data.items():
+        if key in _NESTED:
+            value = _build(_NESTED[key], value, f"{where}.{key}")
+        elif isinstance(value, list):
+            value = tuple(value)
+        values[key] = value
+    missing = [
+        n
+        for n, f in fields.items()
+        if n not in values and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+    ]
+    if missing:
+        raise ValueError(f"{where}: missing keys {missing} for {kind.__name__}")
+    built = kind(**values)
+    for name, f in fields.items():
+        expected = {
+            "int": (int,),
+            "float": (int, float),
+            "str": (str,),
+            "bool": (bool,),
+            "str | None": (str, type(None)),
+        }.get(str(f.type))
+        value = getattr(built, name)
+        if expected and (not isinstance(value, expected) or (isinstance(value, bool) and bool not in expected)):
+            raise ValueError(f"{where}.{name}: expected {f.type}, got {value!r}")
+    return built
+
+
+def _swin(name: str, backbone: str, batch_size: int) -> Config:
+    model = ModelConfig(
+        backbone=backbone,
+        strides=(8, 16, 32, 64),
+        backbone_levels=3,
+        dim=256,
+        heads=8,
+        points=4,
+        ffn_dim=2048,
+        encoder_layers=6,
+        decoder_layers=6,
+        num_queries=900,
+        prompt_blocks=3,
+        prompt_ffn_dim=1024,
+        text=TextTowerConfig(pretrained="openai", width=512, heads=8, layers=12, context_length=77),
+        short_side=800,
+        long_side=1333,
+    )
+    train = TrainConfig(
+        steps=300_000,
+        batch_size=batch_size,
+        lr=1e-4,
+        lr_backbone=1e-5,
+        lr_text=1e-5,
+        clip_norm=0.1,
+        visual_per_text=8,
+        text_negatives=80,
+        denoising_queries=200,
+        amp=True,
+    )
+    return Config(name, model, train)
+
+
+_PRESETS = {
+    "nano": lambda: Config("nano", ModelConfig(), TrainConfig()),
+    "swin_t": lambda: _swin("swin_t", "swin_tiny_patch4_window7_224", 128),
+    "swin_l": lambda: _swin("swin_l", "swin_large_patch4_window12_384", 64),
+}
+
+
+def preset(name: str) -> Config:
+    """`nano`, `swin_t` or `swin_l`."""
+    if name not in _PRESETS:
+        raise ValueError(f"unknown preset {name!r}; expected one of {sorted(_PRESETS)}")
+    return _PRESETS[name]()

@@ -1,0 +1,223 @@
+"""Sets in the genuine COCO format, and reading pictures whatever they are.
+
+A set is one annotation file and a folder of pictures. `open_dataset` knows the sets by name: the generated emoji sets
+(made on first use), COCO 2017 in its official layout, or any folder that holds annotations.json and images/.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from trex2_mini.paths import data_root
+
+
+@dataclass
+class Sample:
+    """A picture and its objects."""
+
+    image: np.ndarray  # uint8 [H, W, 3], RGB
+    boxes: np.ndarray  # float32 [N, 4], xyxy pixels, right and bottom exclusive
+    labels: np.ndarray  # int64 [N], index into the set's `names`
+    image_id: int
+    areas: np.ndarray | None = None  # float32 [N], pixels of each object (its visible part), where known
+
+
+def load_image(source: str | Path | Image.Image | np.ndarray) -> np.ndarray:
+    """Read a picture as uint8 [H, W, 3], RGB.
+
+    EXIF rotation is applied, transparency is laid over white, 16-bit values are scaled to 8 bit.
+
+    Args:
+        source: a path, a PIL picture, or an array [H, W], [H, W, 1], [H, W, 3] or [H, W, 4] of uint8, uint16, bool, or
+            floats in 0..1.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it cannot be read as a picture.
+    """
+    if isinstance(source, np.ndarray):
+        return _over_white(_eight_bit(source))
+    if isinstance(source, Image.Image):
+        return _from_pil(source, "the PIL picture")
+    if not isinstance(source, (str, Path)):
+        raise ValueError(f"expected a path, a PIL picture or a numpy array [H, W, 3], got {type(source).__name__}")
+    path = Path(source).expanduser()
+    if not path.is_file():
+        reason = "is a folder, not a picture" if path.is_dir() else "does not exist"
+        raise FileNotFoundError(f"the picture {path} {reason}; check the path (relative to {Path.cwd()})")
+    try:
+        with Image.open(path) as picture:
+            return _from_pil(picture, str(path))
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(
+            f"{path} is not a readable picture (corrupt, cut short or of an unknown format): {error}"
+        ) from error
+
+
+def _from_pil(picture: Image.Image, name: str) -> np.ndarray:
+    if 0 in picture.size:
+        raise ValueError(f"{name} is empty: {picture.size[0]} x {picture.size[1]} pixels")
+    picture = ImageOps.exif_transpose(picture)
+    if picture.mode.startswith("I"):  # 16-bit greyscale; Pillow may hand it out as 32-bit
+        return _over_white(_eight_bit(np.clip(np.asarray(picture), 0, 65535).astype(np.uint16)))
+    if picture.mode == "F":
+        return _over_white(_eight_bit(np.asarray(picture)))
+    if picture.has_transparency_data or picture.mode in ("RGBa", "La"):
+        return _over_white(np.asarray(picture.convert("RGBA")))
+    return np.array(picture.convert("RGB"))
+
+
+def _eight_bit(array: np.ndarray) -> np.ndarray:
+    """An array picture of any supported kind as uint8 [H, W, C]."""
+    array = array[..., None] if array.ndim == 2 else array
+    if array.ndim != 3 or array.shape[2] not in (1, 3, 4):
+        raise ValueError(
+            f"expected an array [H, W], [H, W, 3] or [H, W, 4], got shape {array.shape}; "
+            "move channels last with np.moveaxis(array, 0, -1) if they come first, and pass one picture at a time"
+        )
+    if array.size == 0:
+        raise ValueError(f"the picture is empty: shape {array.shape}")
+    if array.dtype == np.uint8:
+        return array
+    if array.dtype == np.bool_:
+        return array.astype(np.uint8) * np.uint8(255)
+    if array.dtype == np.uint16:
+        return np.round(array / 257.0).astype(np.uint8)
+    if np.issubdtype(array.dtype, np.floating):
+        if not np.isfinite(array).all():
+            raise ValueError("the picture holds NaN or infinite values")
+        low, high = float(array.min()), float(array.max())
+        if low < -1e-3 or high > 1 + 1e-3:
+            raise ValueError(
+                f"a float picture must lie in 0..1, this one lies in {low:g}..{high:g}; divide by 255 or cast to uint8"
+            )
+        return np.round(np.clip(array, 0, 1) * 255).astype(np.uint8)
+    raise ValueError(
+        f"expected uint8, uint16, bool or float in 0..1, got {array.dtype}; cast it with array.astype(np.uint8)"
+    )
+
+
+def _over_white(array: np.ndarray) -> np.ndarray:
+    """uint8 [H, W, 1 | 3 | 4] as RGB, transparency over white."""
+    if array.shape[2] == 1:
+        return np.repeat(array, 3, axis=2)
+    if array.shape[2] == 3:
+        return np.ascontiguousarray(array)
+    alpha = array[..., 3:].astype(np.float32) / 255
+    return np.round(array[..., :3] * alpha + 255 * (1 - alpha)).astype(np.uint8)
+
+
+class CocoDataset:
+    """A set in COCO format. Labels are places in `names`, which follow the categories' ids upwards.
+
+    Args:
+        annotations: the JSON file.
+        images: the folder that the pictures' `file_name` is relative to.
+
+    Raises:
+        ValueError: the file is no COCO annotation file, or names a category or picture that it does not list.
+        FileNotFoundError: the file or the folder does not exist.
+    """
+
+    def __init__(self, annotations: Path | str, images: Path | str) -> None:
+        self.path, self.images = Path(annotations), Path(images)
+        if not self.path.is_file():
+            raise FileNotFoundError(f"the annotation file {self.path} does not exist")
+        if not self.images.is_dir():
+            raise FileNotFoundError(f"the picture folder {self.images} does not exist")
+        try:
+            self.coco: dict = json.loads(self.path.read_text(encoding="utf-8"))
+        except (UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise ValueError(f"{self.path} is not JSON: {error}") from error
+        self._require(self.coco, ("images", "annotations", "categories"), "the file")
+        for kind, keys in (
+            ("images", ("id", "file_name")),
+            ("categories", ("id", "name")),
+            ("annotations", ("image_id", "category_id", "bbox")),
+        ):
+            for place, entry in enumerate(self.coco[kind]):
+                self._require(entry, keys, f"{kind}[{place}]")
+        self.categories: list[dict] = sorted(self.coco["categories"], key=lambda category: category["id"])
+        self.category_ids: list[int] = [category["id"] for category in self.categories]
+        self.names: list[str] = [category["name"] for category in self.categories]
+        self._label = {category_id: label for label, category_id in enumerate(self.category_ids)}
+        self._annotations: dict[int, list[dict]] = {image["id"]: [] for image in self.coco["images"]}
+        for annotation in self.coco["annotations"]:
+            if annotation["category_id"] not in self._label:
+                raise ValueError(
+                    f"{self.path}: an annotation has category_id {annotation['category_id']!r}, which is not listed"
+                )
+            if annotation["image_id"] not in self._annotations:
+                raise ValueError(
+                    f"{self.path}: an annotation has image_id {annotation['image_id']!r}, which is not listed"
+                )
+            if len(annotation["bbox"]) != 4:
+                raise ValueError(f"{self.path}: bbox must be [x, y, width, height], got {annotation['bbox']!r}")
+            self._annotations[annotation["image_id"]].append(annotation)
+
+    def _require(self, entry: object, keys: tuple[str, ...], where: str) -> None:
+        missing = [key for key in keys if key not in entry] if isinstance(entry, dict) else list(keys)
+        if missing:
+            raise ValueError(f"{self.path} is not in COCO format: {where} lacks {', '.join(map(repr, missing))}")
+
+    def __len__(self) -> int:
+        return len(self.coco["images"])
+
+    def __iter__(self) -> Iterator[Sample]:
+        return (self[index] for index in range(len(self)))
+
+    def __getitem__(self, index: int) -> Sample:
+        """Picture `index` and its objects: boxes cut at the border, without crowds and boxes of no width or height."""
+        entry = self.coco["images"][index]
+        try:
+            image = load_image(self.images / entry["file_name"])
+        except (FileNotFoundError, ValueError) as error:
+            raise type(error)(f"picture {entry['id']} of {self.path}: {error}") from error
+        height, width = image.shape[:2]
+        kept = [annotation for annotation in self._annotations[entry["id"]] if not annotation.get("iscrowd", 0)]
+        boxes = np.array([annotation["bbox"] for annotation in kept], dtype=np.float32).reshape(-1, 4)
+        boxes[:, 2:] += boxes[:, :2]
+        boxes = np.clip(boxes, 0, np.array([width, height, width, height], dtype=np.float32))
+        good = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
+        labels = np.array([self._label[annotation["category_id"]] for annotation in kept], dtype=np.int64)
+        sides = (annotation["bbox"][2] * annotation["bbox"][3] for annotation in kept)
+        areas = np.array([annotation.get("area", side) for annotation, side in zip(kept, sides)], dtype=np.float32)
+        return Sample(image, boxes[good], labels[good], entry["id"], areas[good])
+
+
+def open_dataset(name: str) -> CocoDataset:
+    """Open a set by its name.
+
+    Args:
+        name: "emoji-val" or "emoji-reference" (made on first use), "coco-val2017" or "coco-train2017" (the official
+            files under <data root>/coco), or a folder that holds annotations.json and images/.
+
+    Raises:
+        FileNotFoundError: there is no such set; the message says where it was looked for.
+    """
+    from trex2_mini.datasets.emoji import EMOJI_SETS, make_emoji_set
+
+    if name in EMOJI_SETS:
+        folder = make_emoji_set(name, data_root())
+    elif name in ("coco-val2017", "coco-train2017"):
+        root, split = data_root() / "coco", name.removeprefix("coco-")
+        annotations, images = root / "annotations" / f"instances_{split}.json", root / split
+        if not annotations.is_file() or not images.is_dir():
+            raise FileNotFoundError(
+                f"{name} needs {annotations} and the pictures in {images} (unpack COCO's official archives there)"
+            )
+        return CocoDataset(annotations, images)
+    else:
+        folder = Path(name).expanduser()
+    if not (folder / "annotations.json").is_file():
+        known = ", ".join([*EMOJI_SETS, "coco-val2017", "coco-train2017"])
+        raise FileNotFoundError(
+            f"no set {name!r}: expected one of {known}, or a folder with annotations.json and images/"
+        )
+    return CocoDataset(folder / "annotations.json", folder / "images")

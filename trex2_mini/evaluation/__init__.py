@@ -1,0 +1,1 @@
+"""Measuring a detector: COCO's average precision (metrics.py) under the paper's protocols (protocols.py)."""

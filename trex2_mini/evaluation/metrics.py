@@ -1,0 +1,102 @@
+"""COCO's average precision, computed by pycocotools.
+
+AP is the mean over IoU thresholds 0.50:0.05:0.95 and over categories, at most 100 detections an image and category.
+pycocotools is given numbered copies of what it needs: it writes into what it gets, and reads an id 0 as "no match".
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Collection, Sequence
+
+import numpy as np
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+SIZES = ("small", "medium", "large")  # COCO's: area up to 32 x 32 px, up to 96 x 96, beyond
+
+
+def coco_ap(
+    dataset_json: dict,
+    detections: Sequence[dict],
+    category_ids: Collection[int] | None = None,
+    image_ids: Collection[int] | None = None,
+    sizes: bool = False,
+) -> dict:
+    """AP in percent.
+
+    Args:
+        dataset_json: a parsed COCO annotation file. `iscrowd` defaults to 0, `area` to that of the box.
+        detections: each {"image_id", "category_id", "bbox": [x, y, width, height] in pixels, "score"}; not changed.
+        category_ids: only these count; default all.
+        image_ids: only these count; default all.
+        sizes: also AP_small, AP_medium, AP_large (takes four times as long).
+
+    Returns:
+        AP, AP50, AP75; with `sizes`, AP_small, AP_medium, AP_large (None where no object has that size); per_category:
+        {name: AP} of the categories with ground truth. Only those are averaged over.
+
+    Raises:
+        ValueError: nothing to find (no ground truth at all), or an id that the set does not have.
+    """
+    names = {category["id"]: category["name"] for category in dataset_json["categories"]}
+    images = {image["id"] for image in dataset_json["images"]}
+    categories_asked = set(names) if category_ids is None else set(category_ids)
+    images_asked = images if image_ids is None else set(image_ids)
+    _check(categories_asked, names, "category_ids")
+    _check(images_asked, images, "image_ids")
+    _check({d["category_id"] for d in detections}, names, "the detections' category_id")
+    _check({d["image_id"] for d in detections}, images, "the detections' image_id")
+
+    def asked(entry: dict) -> bool:
+        return entry["image_id"] in images_asked and entry["category_id"] in categories_asked
+
+    truth = [_entry(a) | {"iscrowd": a.get("iscrowd", 0)} for a in dataset_json["annotations"] if asked(a)]
+    if all(entry["iscrowd"] for entry in truth):
+        raise ValueError("nothing to find: the chosen images hold no object of the chosen categories")
+    with_truth = {entry["category_id"] for entry in truth}
+    found = [_entry(d) | {"score": d["score"]} for d in detections if asked(d) and d["category_id"] in with_truth]
+    with contextlib.redirect_stdout(io.StringIO()):
+        evaluation = COCOeval(_index(truth, images_asked, with_truth), _index(found, images_asked, with_truth), "bbox")
+        evaluation.params.maxDets = [100]
+        if not sizes:
+            evaluation.params.areaRng, evaluation.params.areaRngLbl = evaluation.params.areaRng[:1], ["all"]
+        evaluation.evaluate()
+        evaluation.accumulate()
+    precision = 100 * evaluation.eval["precision"][..., 0]  # (10 IoU thresholds, recalls, categories, sizes: all first)
+    result = {"AP": _mean(precision[..., 0]), "AP50": _mean(precision[0, ..., 0]), "AP75": _mean(precision[5, ..., 0])}
+    if sizes:
+        result |= {f"AP_{size}": _mean(precision[..., place]) for place, size in enumerate(SIZES, 1)}
+    each = {names[category]: _mean(precision[:, :, k, 0]) for k, category in enumerate(sorted(with_truth))}
+    return result | {"per_category": {name: ap for name, ap in each.items() if ap is not None}}
+
+
+def _check(asked: Collection[int], known: Collection[int], what: str) -> None:
+    unknown = sorted(set(asked) - set(known), key=str)
+    if unknown:
+        raise ValueError(f"{what}: {unknown[:5]} not in the set; expected ids of its own categories and images")
+
+
+def _entry(source: dict) -> dict:
+    """What pycocotools needs of an annotation or a detection."""
+    box = list(source["bbox"])
+    area = box[2] * box[3] if "score" in source else source.get("area", box[2] * box[3])
+    return {"image_id": source["image_id"], "category_id": source["category_id"], "bbox": box, "area": area}
+
+
+def _index(entries: list[dict], image_ids: Collection[int], category_ids: Collection[int]) -> COCO:
+    coco = COCO()
+    coco.dataset = {
+        "images": [{"id": image} for image in image_ids],
+        "categories": [{"id": category} for category in category_ids],
+        "annotations": [{"iscrowd": 0, **entry, "id": number} for number, entry in enumerate(entries, 1)],
+    }
+    coco.createIndex()
+    return coco
+
+
+def _mean(precision: np.ndarray) -> float | None:
+    """pycocotools marks what has no ground truth with a negative precision."""
+    known = precision[precision >= 0]
+    return float(known.mean()) if known.size else None

@@ -1,0 +1,45 @@
+"""Where a number comes from: which weights, which data, which code. Every result carries these beside its values."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+from importlib.metadata import version
+
+import torch
+from torch import nn
+
+from .. import __version__
+from ..datasets.coco import CocoDataset
+from ..paths import REPOSITORY
+
+
+def describe_dataset(dataset: CocoDataset) -> dict:
+    """The set's folder, its version where it has one, and its annotation file's SHA-256."""
+    return {
+        "name": dataset.path.parent.name,
+        "version": (dataset.coco.get("info") or {}).get("version"),
+        "annotations_sha256": hashlib.sha256(dataset.path.read_bytes()).hexdigest(),
+    }
+
+
+def describe_code() -> dict:
+    """Versions, and the repository's commit where there is one."""
+    versions = {"torch": torch.__version__, "pycocotools": version("pycocotools"), "trex2_mini": __version__}
+    return {"versions": versions, "commit": _commit()}
+
+
+def state_hash(model: nn.Module) -> str:
+    """The first 16 hex digits of the SHA-256 of a model's tensors, for one that was not read from a file."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode() + tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _commit() -> str | None:
+    try:
+        git = subprocess.run(["git", "rev-parse", "HEAD"], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return git.stdout.strip()

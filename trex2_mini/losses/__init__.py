@@ -1,0 +1,1 @@
+"""Matching and losses (spec section 2 and 3)."""

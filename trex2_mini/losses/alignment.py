@@ -1,0 +1,22 @@
+"""Region-level contrastive alignment (eq. 9): visual prompts gather round the text embedding of their category.
+
+Ours, where the paper is silent: similarities are scaled by 1/sqrt(D) like the labels of eq. 8 (LayerNorm makes v and t of length sqrt(D)), and a
+batch's repeated categories share one text embedding, so that a category is never its own negative.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def alignment_loss(visual: Tensor, text: Tensor, category: Tensor) -> Tensor:
+    """visual [K, D]: v_i; text [C, D]: the t_j of the batch's distinct categories; category [K]: the column of each v_i's t_i.
+
+    Returns a scalar, 0 for K = 0.
+    """
+    if not len(visual):
+        return visual.sum() * 0.0
+    return F.cross_entropy(visual @ text.T / math.sqrt(visual.shape[1]), category)

@@ -1,0 +1,15 @@
+"""Where things lie on disk. Paths come from here, never from the working directory."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+CATALOGUE = REPOSITORY / "data" / "emoji_catalogue.csv"
+EMOJI_MANIFEST = REPOSITORY / "data" / "emoji_manifest.json"
+
+
+def data_root() -> Path:
+    """The folder of generated and downloaded data: $TREX2_DATA if set, otherwise the repository's data/."""
+    return Path(os.environ.get("TREX2_DATA") or REPOSITORY / "data").expanduser()

@@ -1,0 +1,72 @@
+"""Pictures of images, prompts and detections, with matplotlib."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.patches import Rectangle
+
+from .datasets.coco import load_image
+from .detector import Detections
+
+PALETTE = plt.get_cmap("tab10").colors
+
+
+def show_detections(
+    image: Any,
+    detections: Detections,
+    ax: Axes | None = None,
+    title: str = "",
+    boxes: Mapping | Sequence | None = None,
+    points: Mapping | Sequence | None = None,
+) -> Axes:
+    """Draw `detections` over `image` (anything `load_image` takes); `boxes` and `points` are the visual prompts, drawn dashed and as stars."""
+    array = load_image(image)
+    if ax is None:
+        _, ax = plt.subplots(figsize=(5 * array.shape[1] / array.shape[0], 5))
+    ax.imshow(array)
+    ax.axis("off")
+    ax.set_title(title, fontsize=9)
+    for (x1, y1, x2, y2), score, label in zip(detections.boxes, detections.scores, detections.labels, strict=True):
+        colour = PALETTE[label % len(PALETTE)]
+        ax.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=colour, linewidth=1.5))
+        ax.text(
+            x1,
+            y1,
+            f"{detections.names[label]} {score:.2f}",
+            fontsize=6,
+            color="white",
+            va="bottom",
+            bbox={"facecolor": colour, "pad": 0.5, "linewidth": 0},
+        )
+    for x1, y1, x2, y2 in _all(boxes, 4):
+        ax.add_patch(
+            Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor="white", linewidth=2.5, linestyle="--")
+        )
+        ax.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor="black", linewidth=1, linestyle="--"))
+    for x, y in _all(points, 2):
+        ax.plot(x, y, "*", color="white", markeredgecolor="black", markersize=12)
+    return ax
+
+
+def save_detections(image: Any, detections: Detections, path: str | Path) -> None:
+    """Write the picture of `show_detections` to `path` (its ending decides the format)."""
+    figure = show_detections(image, detections).figure
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150, bbox_inches="tight")
+    plt.close(figure)
+
+
+def _all(prompts: Mapping | Sequence | None, columns: int) -> np.ndarray:
+    """All prompts of all categories as one array [K, columns]."""
+    groups = [] if prompts is None else list(prompts.values()) if isinstance(prompts, Mapping) else [prompts]
+    return (
+        np.concatenate([np.asarray(g, dtype=float).reshape(-1, columns) for g in groups])
+        if groups
+        else np.zeros((0, columns))
+    )

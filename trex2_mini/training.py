@@ -1,0 +1,273 @@
+"""Training: text and visual iterations in turn (paper, section 3), on scenes made on the fly or on a data set in COCO format.
+
+Everything random is drawn from (seed, step), so a run that was stopped goes on exactly where it was: the resumable state is the weights,
+the optimizer's moments and the number of the step, in one safetensors file that is written whole or not at all.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import operator
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from .checkpoint import CheckpointError, load_weights, read_tensors, save_model, write_tensors
+from .config import Config, TrainConfig
+from .datasets.coco import Sample
+from .datasets.prompts import normalized_boxes, sample_names, sample_regions, to_image
+from .losses.alignment import alignment_loss
+from .losses.criterion import Targets, detection_losses
+from .model.image_encoder import ImageFeatures
+from .model.trex2 import TRex2
+from .model.visual_prompt import RegionPrompts
+
+Batches = Callable[[int], list[Sample]]  # the batch of a step
+
+
+@dataclasses.dataclass
+class Prompted:
+    """The prompts of one iteration: embeddings [B, C, D], which count on which image [B, C] (None: all), and the targets in their columns."""
+
+    prompts: Tensor
+    mask: Tensor | None
+    targets: Targets
+
+
+def text_prompts(model: TRex2, samples: Sequence[Sample], names: Sequence[str], categories: Sequence[int]) -> Prompted:
+    """`categories` (indices into names) as prompts of every image."""
+    device = next(model.parameters()).device
+    column = {category: index for index, category in enumerate(categories)}
+    labels = [torch.tensor([column[int(c)] for c in s.labels], dtype=torch.long, device=device) for s in samples]
+    prompts = model.encode_text([names[c] for c in categories]).expand(len(samples), -1, -1)
+    return Prompted(prompts, None, Targets(labels, [normalized_boxes(s).to(device) for s in samples]))
+
+
+def visual_prompts(
+    model: TRex2, features: ImageFeatures, samples: Sequence[Sample], drawn: list
+) -> tuple[Prompted, Tensor, list[int]]:
+    """Every image's own categories are its positives; other images' prompts are its negatives, unless it holds their category too
+    (prompts across images are not trained, spec section 9). `drawn` holds `sample_regions` of each sample.
+
+    Returns the prompts, the vectors V [K, D] alone, and their categories.
+    """
+    device = features.device
+    encoded = model.encode_visual(
+        features, RegionPrompts.from_lists([regions for regions, _ in drawn], device)
+    )  # (B, C, D)
+    owner = [i for i, (_, categories) in enumerate(drawn) for _ in categories]
+    place = [j for _, categories in drawn for j in range(len(categories))]
+    category = [c for _, categories in drawn for c in categories]
+    vectors = encoded[owner, place]  # (K, D)
+    mask = torch.tensor(
+        [
+            [o == i or c not in categories for o, c in zip(owner, category, strict=True)]
+            for i, (_, categories) in enumerate(drawn)
+        ],
+        device=device,
+    )
+    column = {pair: index for index, pair in enumerate(zip(owner, category, strict=True))}
+    labels = [
+        torch.tensor([column[i, int(c)] for c in s.labels], dtype=torch.long, device=device)
+        for i, s in enumerate(samples)
+    ]
+    prompted = Prompted(
+        vectors.expand(len(samples), -1, -1), mask, Targets(labels, [normalized_boxes(s).to(device) for s in samples])
+    )
+    return prompted, vectors, category
+
+
+def iteration_losses(
+    model: TRex2,
+    samples: Sequence[Sample],
+    names: Sequence[str],
+    trainable: Sequence[int],
+    config: TrainConfig,
+    step: int,
+) -> dict[str, Tensor]:
+    """The weighted losses of one iteration; whether it is a text or a visual one follows from the step."""
+    rng = np.random.default_rng([config.seed, step, 1])
+    generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
+    device = next(model.parameters()).device
+    features = model.encode_images([to_image(s.image).to(device) for s in samples])
+    drawn = [sample_regions(s, config.point_probability, rng) for s in samples]
+    prompted, vectors, category = (
+        visual_prompts(model, features, samples, drawn) if len(functools.reduce(operator.iadd, (c for _, c in drawn), [])) else (None, None, [])
+    )
+    if is_text_step(step, config) or prompted is None:
+        prompted = text_prompts(model, samples, names, sample_names(samples, trainable, config.text_negatives, rng))
+    denoising = model.denoising(
+        prompted.targets.boxes, prompted.targets.labels, prompted.prompts, prompted.mask,
+        config.denoising_queries, config.box_noise, config.label_noise, generator,
+    )  # fmt: skip
+    output = model.decode(features, prompted.prompts, prompted.mask, denoising, auxiliary=True)
+    losses = detection_losses(output, prompted.targets, config, prompted.mask, denoising)
+    if config.loss_align and category:
+        distinct = sorted(set(category))
+        column = torch.tensor([distinct.index(c) for c in category], device=device)
+        losses["align"] = config.loss_align * alignment_loss(
+            vectors, model.encode_text([names[c] for c in distinct]), column
+        )
+    return losses
+
+
+def is_text_step(step: int, config: TrainConfig) -> bool:
+    """Text first for `text_first_steps`, then `visual_per_text` visual iterations after each text iteration."""
+    return step < config.text_first_steps or (step - config.text_first_steps) % (config.visual_per_text + 1) == 0
+
+
+def learning_rate_factor(step: int, config: TrainConfig) -> float:
+    """Linear warm-up, constant, then a linear fall to 2 % over the last `decay_fraction` of the steps."""
+    left = (config.steps - step) / max(1, config.steps * config.decay_fraction)
+    return min(1.0, (step + 1) / max(1, config.warmup_steps), max(0.02, left))
+
+
+def make_optimizer(model: TRex2, config: TrainConfig) -> torch.optim.AdamW:
+    """AdamW with a learning rate of its own for the backbone and for the text tower; no weight decay for biases, norms and embeddings."""
+    groups: dict[tuple[float, float], list[Tensor]] = {}
+    for name, parameter in model.named_parameters():
+        rate = config.lr_backbone if ".backbone." in name else config.lr_text if ".tower." in name else config.lr
+        decay = config.weight_decay if parameter.ndim > 1 and "embedding" not in name else 0.0
+        groups.setdefault((rate, decay), []).append(parameter)
+    return torch.optim.AdamW(
+        [{"params": p, "lr": rate, "base_lr": rate, "weight_decay": decay} for (rate, decay), p in groups.items()],
+        fused=True,
+    )
+
+
+class Trainer:
+    """A run in a folder: `config.json`, `log.jsonl`, `state.safetensors` (to go on), `model.safetensors` (half precision, to use)."""
+
+    def __init__(
+        self,
+        run: str | Path,
+        config: Config,
+        batches: Batches,
+        names: Sequence[str],
+        trainable: Sequence[int] | None = None,
+        device: str = "cpu",
+        pretrained: bool = False,
+    ):
+        """names: all category names; trainable: indices of those that may appear in training (default all)."""
+        self.run, self.config, self.batches, self.names = Path(run), config, batches, list(names)
+        self.trainable = list(range(len(names))) if trainable is None else list(trainable)
+        torch.manual_seed(config.train.seed)
+        self.model = TRex2(config.model, pretrained).to(device).train()
+        self.optimizer = make_optimizer(self.model, config.train)
+        self.step = 0
+        self.run.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def state_path(self) -> Path:
+        return self.run / "state.safetensors"
+
+    def save(self) -> None:
+        """Write the resumable state, whole or not at all."""
+        tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
+        for name, parameter in self.model.named_parameters():
+            for key, value in self.optimizer.state.get(parameter, {}).items():
+                tensors[f"optimizer.{key}.{name}"] = torch.as_tensor(value)
+        write_tensors(self.state_path, tensors, {"step": str(self.step), "config": self.config.to_json()})
+
+    def resume(self) -> None:
+        """Go on from `state.safetensors`. The model must be the same; the recipe may differ (for example in the number of steps)."""
+        tensors, metadata = read_tensors(self.state_path)
+        if "step" not in metadata:
+            raise CheckpointError(f"{self.state_path} is not a training state; expected one that Trainer.save wrote")
+        load_weights(
+            self.model,
+            {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")},
+            str(self.state_path),
+        )
+        for name, parameter in self.model.named_parameters():
+            keys = [k for k in tensors if k.startswith("optimizer.") and k.split(".", 2)[2] == name]
+            if keys:
+                self.optimizer.state[parameter] = {
+                    k.split(".", 2)[1]: tensors[k].to(parameter.device if tensors[k].ndim else "cpu") for k in keys
+                }
+        self.step = int(metadata["step"])
+
+    def train(self, save_every: int = 250, progress: bool = True, workers: int = 1) -> None:
+        """Run until `config.train.steps`; logs every 20 steps, saves every `save_every` and at the end."""
+        train = self.config.train
+        (self.run / "config.json").write_text(self.config.to_json())
+        log_path = self.run / "log.jsonl"
+        kept = (
+            [line for line in log_path.read_text().splitlines() if json.loads(line)["step"] <= self.step]
+            if log_path.exists() and self.step
+            else []
+        )
+        log_path.write_text("".join(line + "\n" for line in kept))
+        loader = torch.utils.data.DataLoader(
+            _Steps(self.batches, self.step, train.steps),
+            batch_size=None,
+            num_workers=workers,
+            prefetch_factor=4 if workers else None,
+        )
+        sums: dict[str, list[float]] = {}
+        began = time.perf_counter()
+        bar = tqdm(loader, total=train.steps, initial=self.step, disable=not progress, unit="step", mininterval=5)
+        for samples in bar:
+            losses = self._update(samples)
+            kind = "text" if is_text_step(self.step, train) else "visual"
+            for key, value in losses.items():
+                sums.setdefault(f"{kind}/{key}", []).append(value)
+            self.step += 1
+            if self.step % 20 == 0 or self.step == train.steps:
+                means = {key: round(float(np.mean(values)), 4) for key, values in sums.items()}
+                seconds = time.perf_counter() - began
+                record = {
+                    "step": self.step,
+                    "lr": self.optimizer.param_groups[0]["lr"],
+                    "images_per_second": round(20 * train.batch_size / seconds, 2),
+                    **means,
+                }
+                with log_path.open("a") as file:
+                    file.write(json.dumps(record) + "\n")
+                bar.set_postfix(
+                    {key.replace("/total", ""): value for key, value in means.items() if key.endswith("/total")}
+                )
+                sums, began = {}, time.perf_counter()
+            if self.step % save_every == 0 or self.step == train.steps:
+                self.save()
+        save_model(self.run, self.model, self.config)
+
+    def _update(self, samples: list[Sample]) -> dict[str, float]:
+        """One optimizer step; returns the losses."""
+        train = self.config.train
+        factor = learning_rate_factor(self.step, train)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["base_lr"] * factor
+        device_type = next(self.model.parameters()).device.type
+        with torch.autocast(device_type, dtype=torch.bfloat16, enabled=train.amp):
+            losses = iteration_losses(self.model, samples, self.names, self.trainable, train, self.step)
+            total = torch.stack([v.float() for v in losses.values()]).sum()
+        self.optimizer.zero_grad(set_to_none=True)
+        total.backward()
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), train.clip_norm)
+        if not torch.isfinite(norm):
+            raise FloatingPointError(
+                f"the gradient is not finite at step {self.step}; the last saved state is {self.state_path}; lower the learning rate"
+            )
+        self.optimizer.step()
+        return {"total": float(total.detach()), **{k: float(v.detach()) for k, v in losses.items()}}
+
+
+class _Steps(torch.utils.data.Dataset):
+    """Item i is the batch of step first + i: a DataLoader worker makes it while the model works on the one before."""
+
+    def __init__(self, batches: Batches, first: int, last: int):
+        self.batches, self.first, self.last = batches, first, last
+
+    def __len__(self) -> int:
+        return max(0, self.last - self.first)
+
+    def __getitem__(self, index: int) -> list[Sample]:
+        return self.batches(self.first + index)
