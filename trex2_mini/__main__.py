@@ -1,4 +1,4 @@
-"""The command line: `python -m trex2_mini {data,train,evaluate,detect} --help`."""
+"""The command line: `python -m trex2_mini {data,train,evaluate,detect,info} --help`."""
 
 from __future__ import annotations
 
@@ -76,10 +76,15 @@ def main(arguments: list[str] | None = None) -> int:
     detect.add_argument("--out", type=Path, help="write a picture here")
     detect.set_defaults(command_function=_detect)
 
+    info = commands.add_parser("info", help="parameters by part of a preset; with --size, time and memory of a forward pass")
+    info.add_argument("--preset", default="nano", help="nano, swin_t or swin_l (default nano); weights are random")
+    info.add_argument("--size", nargs=2, type=int, metavar=("HEIGHT", "WIDTH"), help="also run one image of this size, in pixels")
+    info.set_defaults(command_function=_info)
+
     options = parser.parse_args(arguments)
     try:
         options.command_function(options)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
@@ -137,11 +142,10 @@ def _evaluate(options: argparse.Namespace) -> None:
         options.checkpoint, options.data, options.protocol, options.categories,
         reference=options.reference, examples=options.examples, points=options.points, limit=options.limit, seed=options.seed,
     )  # fmt: skip
-    text = json.dumps(result, indent=2)
-    print(text)
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(text + "\n")
+        options.json.write_text(json.dumps(result, indent=2) + "\n")
+    print(json.dumps({key: value for key, value in result.items() if key != "per_category"}, indent=2))
 
 
 def _detect(options: argparse.Namespace) -> None:
@@ -163,6 +167,34 @@ def _detect(options: argparse.Namespace) -> None:
 
         save_detections(options.image, found, options.out)
         print(f"picture: {options.out}")
+
+
+def _info(options: argparse.Namespace) -> None:
+    import resource
+    import time
+
+    import torch
+
+    from .config import preset
+    from .model.trex2 import TRex2
+
+    torch.manual_seed(0)
+    model = TRex2(preset(options.preset).model).eval()
+    parts = {"backbone alone": model.image_encoder.backbone, "total": model}
+    for name, part in [*model.named_children(), *parts.items()]:
+        print(f"{name:24s} {sum(p.numel() for p in part.parameters()):12,d} parameters")
+    if options.size:
+        if min(options.size) < 1:
+            raise ValueError(f"--size expects a height and a width of at least 1 pixel, got {options.size}")
+        with torch.inference_mode():
+            start = time.perf_counter()
+            features = model.encode_images([torch.rand(3, *options.size)])
+            encoded = time.perf_counter()
+            output = model.decode(features, model.encode_text(["cat", "dog"]))
+            decoded = time.perf_counter()
+        print(f"image {options.size[0]} x {options.size[1]}: {features.tokens.shape[1]:,} tokens, {output.boxes.shape[1]} queries")
+        print(f"encode {encoded - start:.2f} s, text prompts and decode {decoded - encoded:.2f} s, {torch.get_num_threads()} threads")
+        print(f"peak memory of the process {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB")
 
 
 if __name__ == "__main__":

@@ -70,7 +70,7 @@ class TrainConfig:
     visual_per_text: int = 1  # visual iterations for one text iteration
     text_first_steps: int = 0  # text iterations only, at the start (spec section 9)
     text_negatives: int = 40  # names sampled from the categories that are in no image of the batch
-    denoising_queries: int = 40  # at most, a batch element: positives and negatives together; 0 turns denoising off
+    denoising_queries: int = 40  # a batch element, in whole groups (positives and negatives together, at least one group); 0: no denoising
     box_noise: float = 0.4
     label_noise: float = 0.25
     point_probability: float = 0.5  # a category's prompts become centre points with this probability
@@ -83,7 +83,6 @@ class TrainConfig:
     loss_align: float = 1.0
     focal_alpha: float = 0.25
     focal_gamma: float = 2.0
-    align_every: int = 1  # in visual iterations
     amp: bool = False  # bfloat16 autocast
     seed: int = 0
 
@@ -146,6 +145,8 @@ def _build(kind: type, data: Any, where: str) -> Any:
             "str | None": (str, type(None)),
         }.get(str(f.type))
         value = getattr(built, name)
+        if str(f.type) == "tuple[int, ...]" and not (isinstance(value, tuple) and value and all(type(v) is int for v in value)):
+            raise ValueError(f"{where}.{name}: expected a list of integers, got {value!r}")
         if expected and (not isinstance(value, expected) or (isinstance(value, bool) and bool not in expected)):
             raise ValueError(f"{where}.{name}: expected {f.type}, got {value!r}")
     return built

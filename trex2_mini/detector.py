@@ -135,6 +135,8 @@ class Detector:
         """
         if not 0 <= score_threshold <= 1:
             raise ValueError(f"score_threshold must lie in 0..1, got {score_threshold}")
+        if max_detections < 0:
+            raise ValueError(f"max_detections must be at least 0, got {max_detections}")
         encoded = self._encoded(image)
         visual: dict[str, list[Tensor]] = {}
         regions = self._regions(encoded, boxes, points)
@@ -154,7 +156,7 @@ class Detector:
                 visual.setdefault(name, []).append(vector)
         vectors = {name: torch.stack(own).mean(0) for name, own in visual.items()}
         if text is not None:
-            names = check_names(text)
+            names = list(dict.fromkeys(check_names(text)))
             for name, vector in zip(names, self.model.encode_text(names), strict=True):
                 vectors[name] = (vector + vectors[name]) / 2 if name in visual else vector
         if not vectors:

@@ -95,6 +95,7 @@ def iteration_losses(
     """The weighted losses of one iteration; whether it is a text or a visual one follows from the step."""
     rng = np.random.default_rng([config.seed, step, 1])
     generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
+    torch.manual_seed(int(np.random.default_rng([config.seed, step, 2]).integers(2**62)))  # for dropout: Swin drops paths
     device = next(model.parameters()).device
     features = model.encode_images([to_image(s.image).to(device) for s in samples])
     drawn = [sample_regions(s, config.point_probability, rng) for s in samples]

@@ -57,7 +57,7 @@ class EmojiSet:
 
 
 EMOJI_SETS = {
-    "emoji-val": EmojiSet(seed=1_000_001, scenes=500, categories=(2, 6), novel_share=0.2),
+    "emoji-val": EmojiSet(seed=1_000_001, scenes=500, categories=(2, 5), novel_share=0.2),
     "emoji-reference": EmojiSet(seed=1_000_002, scenes=1900, categories=(4, 6), novel_share=None),
 }
 

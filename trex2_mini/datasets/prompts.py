@@ -19,7 +19,7 @@ def normalized_boxes(sample: Sample) -> Tensor:
 
 def to_image(array: np.ndarray) -> Tensor:
     """uint8 [h, w, 3] -> float [3, h, w] in 0..1."""
-    return torch.from_numpy(array).permute(2, 0, 1).float() / 255
+    return torch.tensor(array).permute(2, 0, 1).float() / 255  # a copy: PIL's arrays are read-only
 
 
 def sample_names(

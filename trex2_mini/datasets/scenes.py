@@ -26,9 +26,9 @@ SIZES = ((192, 192), (192, 224), (224, 192), (192, 256), (256, 192))  # (height,
 class SceneConfig:
     """Knobs of a scene. Lengths are pixels, angles degrees, chances 0..1."""
 
-    categories: tuple[int, int] = (2, 6)  # least and most categories a scene
+    categories: tuple[int, int] = (2, 5)  # least and most categories a scene
     objects: tuple[int, int] = (3, 12)  # least and most objects a scene (a scene too full to hold them keeps fewer)
-    repeat: float = 0.6  # chance that one to three categories of the scene come 2 to 5 times
+    repeat: float = 0.9  # chance that one to three categories of the scene come 2 to 5 times
     look_alikes: float = 0.3  # chance that the scene's categories share one super-category
     tail_offset: float = 20.0  # a trained category of rank r is drawn with weight (r + tail_offset) ** -tail_exponent
     tail_exponent: float = 0.7  # 0: every category alike

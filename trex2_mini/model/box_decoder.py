@@ -22,6 +22,9 @@ from .denoising import DenoisingQueries
 from .image_encoder import ImageFeatures
 
 
+ABSENT = -1e4  # the logit of a query that stands for nothing: no score, no gradient, and a finite matching cost
+
+
 @dataclass
 class DecoderOutput:
     """logits [B, Q, C] (before the sigmoid; absent prompts are -inf) and boxes [B, Q, 4] (cxcywh in 0..1 of each image).
@@ -56,10 +59,14 @@ class DecoderLayer(nn.Module):
         shapes: Shapes,
         padding: Tensor | None,
         blocked: Tensor | None = None,
+        surplus: Tensor | None = None,
     ) -> Tensor:
-        """queries, position [B, Q, D]; reference [B, Q, 4] in 0..1 of the padded map; blocked [Q, Q] True where attention is forbidden."""
+        """queries, position [B, Q, D]; reference [B, Q, 4] in 0..1 of the padded map.
+
+        blocked [Q, Q] True where attention is forbidden; surplus [B, Q] True for queries that nobody may attend to.
+        """
         placed = queries + position
-        mixed, _ = self.self_attention(placed, placed, queries, attn_mask=blocked, need_weights=False)
+        mixed, _ = self.self_attention(placed, placed, queries, attn_mask=blocked, key_padding_mask=surplus, need_weights=False)
         queries = self.self_norm(queries + mixed)
         seen = self.cross_attention(queries + position, reference, tokens, shapes, padding)
         return self.ffn(self.cross_norm(queries + seen))
@@ -98,7 +105,7 @@ class BoxDecoder(nn.Module):
         auxiliary: bool = False,
     ) -> DecoderOutput:
         """prompts [B, C, D] (V, T or a mixture); prompt_mask [B, C] False where a prompt is padding or must not count on that image."""
-        selected = self._select(features, prompts, prompt_mask)
+        selected, surplus = self._select(features, prompts, prompt_mask)
         queries = self.content.weight[: selected.boxes.shape[1]].expand(len(prompts), -1, -1)
         anchors = selected.boxes.detach()
         blocked = None
@@ -106,6 +113,8 @@ class BoxDecoder(nn.Module):
             queries = torch.cat([denoising.content, queries], 1)
             anchors = torch.cat([denoising.anchors, anchors], 1)
             blocked = denoising.attention_mask(anchors.shape[1])
+            if surplus is not None:
+                surplus = torch.cat([torch.zeros_like(denoising.anchors[..., 0], dtype=torch.bool), surplus], 1)
         extra = 0 if denoising is None else denoising.anchors.shape[1]
 
         valid = features.valid.repeat(1, 2)[:, None]  # (B, 1, 4)
@@ -116,7 +125,7 @@ class BoxDecoder(nn.Module):
         last = len(self.layers) - 1
         for index, (layer, head) in enumerate(zip(self.layers, self.box_heads, strict=True)):
             position = self.anchor_position(sine_embedding(anchors, self.dim // 2))
-            queries = layer(queries, position, anchors * valid, features.tokens, features.shapes, padding, blocked)
+            queries = layer(queries, position, anchors * valid, features.tokens, features.shapes, padding, blocked, surplus)
             normed = self.norm(queries)
             offset = head(normed)  # eq. 6
             boxes = (offset + inverse_sigmoid(before)).sigmoid()  # eq. 7
@@ -124,6 +133,8 @@ class BoxDecoder(nn.Module):
             anchors = before.detach()
             if auxiliary or index == last:
                 logits = self.logits(normed, prompts, prompt_mask)
+                if surplus is not None:
+                    logits = logits.masked_fill(surplus[..., None], ABSENT)
                 outputs.append(DecoderOutput(logits[:, extra:], boxes[:, extra:]))
                 noisy.append(DecoderOutput(logits[:, :extra], boxes[:, :extra]))
         final = outputs[-1]
@@ -132,8 +143,13 @@ class BoxDecoder(nn.Module):
             final.denoising = noisy if extra else []
         return final
 
-    def _select(self, features: ImageFeatures, prompts: Tensor, prompt_mask: Tensor | None) -> DecoderOutput:
-        """The tokens most similar to any prompt, as (logits, boxes); their boxes are the decoder's first anchors."""
+    def _select(
+        self, features: ImageFeatures, prompts: Tensor, prompt_mask: Tensor | None
+    ) -> tuple[DecoderOutput, Tensor | None]:
+        """The tokens most similar to any prompt, as (logits, boxes); their boxes are the decoder's first anchors.
+
+        Also surplus [B, Q]: True where an image of the batch has fewer tokens than queries (None where none has).
+        """
         tokens = self.token_norm(self.token_projection(features.tokens.masked_fill(features.padding[..., None], 0.0)))
         logits = self.logits(tokens, prompts, prompt_mask)  # (B, N, C)
         best = logits.detach().amax(-1).masked_fill(features.padding, -math.inf)
@@ -145,4 +161,8 @@ class BoxDecoder(nn.Module):
         proposals = torch.cat([features.centres, side], -1).gather(1, chosen.expand(-1, -1, 4))
         offsets = self.token_box(tokens.gather(1, chosen.expand(-1, -1, self.dim)))
         boxes = (offsets + inverse_sigmoid(proposals)).sigmoid()
-        return DecoderOutput(logits.gather(1, chosen.expand(-1, -1, logits.shape[-1])), boxes)
+        chosen_logits = logits.gather(1, chosen.expand(-1, -1, logits.shape[-1]))
+        surplus = features.padding.gather(1, chosen[..., 0])
+        if not bool(surplus.any()):
+            return DecoderOutput(chosen_logits, boxes), None
+        return DecoderOutput(chosen_logits.masked_fill(surplus[..., None], ABSENT), boxes), surplus
