@@ -42,7 +42,17 @@ def test_detect_prints_what_it_finds_and_draws_it(checkpoint, squares_set, tmp_p
     picture = squares_set / "images" / "0.png"
     prompts = ["--text", "red square", "--box", "5", "5", "20", "20", "--point", "30", "30", "--name", "square"]
     out = tmp_path / "new folder" / "out.png"
-    arguments = ["detect", str(picture), *prompts, "--checkpoint", str(checkpoint), "--threshold", "0", "--out", str(out)]
+    arguments = [
+        "detect",
+        str(picture),
+        *prompts,
+        "--checkpoint",
+        str(checkpoint),
+        "--threshold",
+        "0",
+        "--out",
+        str(out),
+    ]
     assert main(arguments) == 0
     printed = capsys.readouterr().out
     assert "square" in printed and "detections with a score of at least 0.0" in printed
@@ -81,7 +91,9 @@ def test_evaluate_writes_what_it_measured(checkpoint, squares_set, tmp_path, cap
 def test_info_counts_every_parameter_once(capsys):
     assert main(["info", "--size", "96", "128"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    counts = {line[:24].strip(): int(line[24:].split()[0].replace(",", "")) for line in lines if line.endswith("parameters")}
+    counts = {
+        line[:24].strip(): int(line[24:].split()[0].replace(",", "")) for line in lines if line.endswith("parameters")
+    }
     assert counts.pop("total") == sum(counts.values()) - counts["backbone alone"]
     assert any("tokens, 100 queries" in line for line in lines)
 

@@ -15,7 +15,9 @@ SHAPES = [(6, 5), (3, 4), (1, 2)]
 def example(batch=2, queries=7, heads=3, dim=4, points=2, low=-0.3, high=1.3, dtype=torch.float32):
     generator = torch.Generator().manual_seed(0)
     value = torch.randn(batch, sum(h * w for h, w in SHAPES), heads, dim, generator=generator, dtype=dtype)
-    locations = low + (high - low) * torch.rand(batch, queries, heads, len(SHAPES), points, 2, generator=generator, dtype=dtype)
+    locations = low + (high - low) * torch.rand(
+        batch, queries, heads, len(SHAPES), points, 2, generator=generator, dtype=dtype
+    )
     weights = torch.rand(batch, queries, heads, len(SHAPES), points, generator=generator, dtype=dtype)
     return [tensor.requires_grad_() for tensor in (value, locations, weights)]
 
@@ -30,7 +32,9 @@ def value_and_gradients(function, value, locations, weights):
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 1e-5), (torch.float64, 1e-12)])
 def test_equals_levelwise_grid_sample(low, high, dtype, tolerance):
     tensors = example(low=low, high=high, dtype=dtype)
-    for got, expected in zip(value_and_gradients(weighted_gather, *tensors), value_and_gradients(levelwise_grid_sample, *tensors)):
+    for got, expected in zip(
+        value_and_gradients(weighted_gather, *tensors), value_and_gradients(levelwise_grid_sample, *tensors)
+    ):
         torch.testing.assert_close(got, expected, atol=tolerance, rtol=10 * tolerance)
 
 
@@ -48,7 +52,9 @@ def test_cell_centres_and_borders():
     size = torch.tensor([(w, h) for h, w in SHAPES], dtype=torch.float64)[:, None]
     cells = torch.arange(-2.0, 6.0, dtype=torch.float64).view(8, 1, 1, 1, 1)
     locations = ((cells + 0.5) / size).expand_as(locations).clone().requires_grad_()
-    torch.testing.assert_close(weighted_gather(value, SHAPES, locations, weights), levelwise_grid_sample(value, SHAPES, locations, weights))
+    torch.testing.assert_close(
+        weighted_gather(value, SHAPES, locations, weights), levelwise_grid_sample(value, SHAPES, locations, weights)
+    )
 
 
 def test_nan_location_stays_visible():
@@ -61,7 +67,9 @@ def test_nan_location_stays_visible():
 
 def test_gradcheck():
     value, locations, weights = example(batch=1, queries=2, heads=2, dim=3, dtype=torch.float64)
-    assert torch.autograd.gradcheck(lambda v, l, w: weighted_gather(v, SHAPES, l, w), (value, locations, weights), atol=1e-6)
+    assert torch.autograd.gradcheck(
+        lambda v, l, w: weighted_gather(v, SHAPES, l, w), (value, locations, weights), atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("index_type", [torch.int32, torch.int64])
@@ -82,4 +90,6 @@ def test_gather_sum_with_repeated_and_unused_rows(index_type):
 def test_half_precision_values():
     value, locations, weights = example(low=0.0, high=1.0)
     output = weighted_gather(value.detach().bfloat16(), SHAPES, locations.detach(), weights.detach())
-    torch.testing.assert_close(output.float(), levelwise_grid_sample(value, SHAPES, locations, weights).detach(), atol=0.1, rtol=0.05)
+    torch.testing.assert_close(
+        output.float(), levelwise_grid_sample(value, SHAPES, locations, weights).detach(), atol=0.1, rtol=0.05
+    )

@@ -76,9 +76,13 @@ def main(arguments: list[str] | None = None) -> int:
     detect.add_argument("--out", type=Path, help="write a picture here")
     detect.set_defaults(command_function=_detect)
 
-    info = commands.add_parser("info", help="parameters by part of a preset; with --size, time and memory of a forward pass")
+    info = commands.add_parser(
+        "info", help="parameters by part of a preset; with --size, time and memory of a forward pass"
+    )
     info.add_argument("--preset", default="nano", help="nano, swin_t or swin_l (default nano); weights are random")
-    info.add_argument("--size", nargs=2, type=int, metavar=("HEIGHT", "WIDTH"), help="also run one image of this size, in pixels")
+    info.add_argument(
+        "--size", nargs=2, type=int, metavar=("HEIGHT", "WIDTH"), help="also run one image of this size, in pixels"
+    )
     info.set_defaults(command_function=_info)
 
     options = parser.parse_args(arguments)
@@ -192,8 +196,12 @@ def _info(options: argparse.Namespace) -> None:
             encoded = time.perf_counter()
             output = model.decode(features, model.encode_text(["cat", "dog"]))
             decoded = time.perf_counter()
-        print(f"image {options.size[0]} x {options.size[1]}: {features.tokens.shape[1]:,} tokens, {output.boxes.shape[1]} queries")
-        print(f"encode {encoded - start:.2f} s, text prompts and decode {decoded - encoded:.2f} s, {torch.get_num_threads()} threads")
+        print(
+            f"image {options.size[0]} x {options.size[1]}: {features.tokens.shape[1]:,} tokens, {output.boxes.shape[1]} queries"
+        )
+        print(
+            f"encode {encoded - start:.2f} s, text prompts and decode {decoded - encoded:.2f} s, {torch.get_num_threads()} threads"
+        )
         print(f"peak memory of the process {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB")
 
 

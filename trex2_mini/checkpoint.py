@@ -30,7 +30,9 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, st
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
     temporary.touch()
-    permissions = temporary.stat().st_mode  # those of any new file; safetensors writes files that only their owner may read
+    permissions = (
+        temporary.stat().st_mode
+    )  # those of any new file; safetensors writes files that only their owner may read
     try:
         save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary, metadata)
         with open(temporary, "rb+") as file:

@@ -70,7 +70,9 @@ class TrainConfig:
     visual_per_text: int = 1  # visual iterations for one text iteration
     text_first_steps: int = 0  # text iterations only, at the start (spec section 9)
     text_negatives: int = 40  # names sampled from the categories that are in no image of the batch
-    denoising_queries: int = 40  # a batch element, in whole groups (positives and negatives together, at least one group); 0: no denoising
+    denoising_queries: int = (
+        40  # a batch element, in whole groups (positives and negatives together, at least one group); 0: no denoising
+    )
     box_noise: float = 0.4
     label_noise: float = 0.25
     point_probability: float = 0.5  # a category's prompts become centre points with this probability
@@ -145,7 +147,9 @@ def _build(kind: type, data: Any, where: str) -> Any:
             "str | None": (str, type(None)),
         }.get(str(f.type))
         value = getattr(built, name)
-        if str(f.type) == "tuple[int, ...]" and not (isinstance(value, tuple) and value and all(type(v) is int for v in value)):
+        if str(f.type) == "tuple[int, ...]" and not (
+            isinstance(value, tuple) and value and all(type(v) is int for v in value)
+        ):
             raise ValueError(f"{where}.{name}: expected a list of integers, got {value!r}")
         if expected and (not isinstance(value, expected) or (isinstance(value, bool) and bool not in expected)):
             raise ValueError(f"{where}.{name}: expected {f.type}, got {value!r}")

@@ -7,9 +7,7 @@ the optimizer's moments and the number of the step, in one safetensors file that
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
-import operator
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -25,7 +23,6 @@ from .datasets.coco import Sample
 from .datasets.prompts import normalized_boxes, sample_names, sample_regions, to_image
 from .losses.alignment import alignment_loss
 from .losses.criterion import Targets, detection_losses
-from .model.image_encoder import ImageFeatures
 from .model.trex2 import TRex2
 from .model.visual_prompt import RegionPrompts
 
@@ -43,45 +40,32 @@ class Prompted:
 
 def text_prompts(model: TRex2, samples: Sequence[Sample], names: Sequence[str], categories: Sequence[int]) -> Prompted:
     """`categories` (indices into names) as prompts of every image."""
-    device = next(model.parameters()).device
     column = {category: index for index, category in enumerate(categories)}
-    labels = [torch.tensor([column[int(c)] for c in s.labels], dtype=torch.long, device=device) for s in samples]
     prompts = model.encode_text([names[c] for c in categories]).expand(len(samples), -1, -1)
-    return Prompted(prompts, None, Targets(labels, [normalized_boxes(s).to(device) for s in samples]))
+    return Prompted(prompts, None, _targets(samples, [column] * len(samples), prompts.device))
 
 
-def visual_prompts(
-    model: TRex2, features: ImageFeatures, samples: Sequence[Sample], drawn: list
-) -> tuple[Prompted, Tensor, list[int]]:
+def visual_prompts(samples: Sequence[Sample], categories: Sequence[Sequence[int]], encoded: Tensor) -> Prompted:
     """Every image's own categories are its positives; other images' prompts are its negatives, unless it holds their category too
-    (prompts across images are not trained, spec section 9). `drawn` holds `sample_regions` of each sample.
+    (prompts across images are not trained, spec section 9).
 
-    Returns the prompts, the vectors V [K, D] alone, and their categories.
+    categories: of each image, in the order of `encoded` [B, C, D], the V of `sample_regions` (padded).
     """
-    device = features.device
-    encoded = model.encode_visual(
-        features, RegionPrompts.from_lists([regions for regions, _ in drawn], device)
-    )  # (B, C, D)
-    owner = [i for i, (_, categories) in enumerate(drawn) for _ in categories]
-    place = [j for _, categories in drawn for j in range(len(categories))]
-    category = [c for _, categories in drawn for c in categories]
-    vectors = encoded[owner, place]  # (K, D)
-    mask = torch.tensor(
-        [
-            [o == i or c not in categories for o, c in zip(owner, category, strict=True)]
-            for i, (_, categories) in enumerate(drawn)
-        ],
-        device=device,
-    )
-    column = {pair: index for index, pair in enumerate(zip(owner, category, strict=True))}
+    owner = [(i, c) for i, own in enumerate(categories) for c in own]  # the image and category of each of the K vectors
+    vectors = torch.cat([v[: len(own)] for v, own in zip(encoded, categories, strict=True)])  # (K, D)
+    mask = [[image == i or category not in own for image, category in owner] for i, own in enumerate(categories)]
+    columns = [{c: k for k, (image, c) in enumerate(owner) if image == i} for i in range(len(samples))]
+    targets = _targets(samples, columns, encoded.device)
+    return Prompted(vectors.expand(len(samples), -1, -1), torch.tensor(mask, device=encoded.device), targets)
+
+
+def _targets(samples: Sequence[Sample], columns: Sequence[dict[int, int]], device: torch.device) -> Targets:
+    """The samples' objects; columns: for each image the prompt's column of a category."""
     labels = [
-        torch.tensor([column[i, int(c)] for c in s.labels], dtype=torch.long, device=device)
-        for i, s in enumerate(samples)
+        torch.tensor([column[int(c)] for c in s.labels], dtype=torch.long)
+        for s, column in zip(samples, columns, strict=True)
     ]
-    prompted = Prompted(
-        vectors.expand(len(samples), -1, -1), mask, Targets(labels, [normalized_boxes(s).to(device) for s in samples])
-    )
-    return prompted, vectors, category
+    return Targets([own.to(device) for own in labels], [normalized_boxes(s).to(device) for s in samples])
 
 
 def iteration_losses(
@@ -92,29 +76,37 @@ def iteration_losses(
     config: TrainConfig,
     step: int,
 ) -> dict[str, Tensor]:
-    """The weighted losses of one iteration; whether it is a text or a visual one follows from the step."""
+    """The weighted losses of one iteration; whether it is a text or a visual one follows from the step.
+
+    Visual prompts are encoded in both, for the alignment. A batch without any object can only be a text iteration.
+    """
     rng = np.random.default_rng([config.seed, step, 1])
     generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-    torch.manual_seed(int(np.random.default_rng([config.seed, step, 2]).integers(2**62)))  # for dropout: Swin drops paths
+    torch.manual_seed(
+        int(np.random.default_rng([config.seed, step, 2]).integers(2**62))
+    )  # for dropout: Swin drops paths
     device = next(model.parameters()).device
     features = model.encode_images([to_image(s.image).to(device) for s in samples])
-    drawn = [sample_regions(s, config.point_probability, rng) for s in samples]
-    prompted, vectors, category = (
-        visual_prompts(model, features, samples, drawn) if len(functools.reduce(operator.iadd, (c for _, c in drawn), [])) else (None, None, [])
-    )
-    if is_text_step(step, config) or prompted is None:
+    regions, categories = zip(*(sample_regions(s, config.point_probability, rng) for s in samples), strict=True)
+    encoded = (
+        model.encode_visual(features, RegionPrompts.from_lists(regions, device)) if any(categories) else None
+    )  # (B, C, D)
+    if is_text_step(step, config) or encoded is None:
         prompted = text_prompts(model, samples, names, sample_names(samples, trainable, config.text_negatives, rng))
+    else:
+        prompted = visual_prompts(samples, categories, encoded)
     denoising = model.denoising(
         prompted.targets.boxes, prompted.targets.labels, prompted.prompts, prompted.mask,
         config.denoising_queries, config.box_noise, config.label_noise, generator,
     )  # fmt: skip
     output = model.decode(features, prompted.prompts, prompted.mask, denoising, auxiliary=True)
     losses = detection_losses(output, prompted.targets, config, prompted.mask, denoising)
-    if config.loss_align and category:
-        distinct = sorted(set(category))
-        column = torch.tensor([distinct.index(c) for c in category], device=device)
+    if config.loss_align and encoded is not None:
+        distinct = sorted({c for own in categories for c in own})
+        visual = torch.cat([v[: len(own)] for v, own in zip(encoded, categories, strict=True)])
+        column = torch.tensor([distinct.index(c) for own in categories for c in own], device=device)
         losses["align"] = config.loss_align * alignment_loss(
-            vectors, model.encode_text([names[c] for c in distinct]), column
+            visual, model.encode_text([names[c] for c in distinct]), column
         )
     return losses
 

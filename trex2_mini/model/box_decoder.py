@@ -21,7 +21,6 @@ from ..layers.position import sine_embedding
 from .denoising import DenoisingQueries
 from .image_encoder import ImageFeatures
 
-
 ABSENT = -1e4  # the logit of a query that stands for nothing: no score, no gradient, and a finite matching cost
 
 
@@ -66,7 +65,9 @@ class DecoderLayer(nn.Module):
         blocked [Q, Q] True where attention is forbidden; surplus [B, Q] True for queries that nobody may attend to.
         """
         placed = queries + position
-        mixed, _ = self.self_attention(placed, placed, queries, attn_mask=blocked, key_padding_mask=surplus, need_weights=False)
+        mixed, _ = self.self_attention(
+            placed, placed, queries, attn_mask=blocked, key_padding_mask=surplus, need_weights=False
+        )
         queries = self.self_norm(queries + mixed)
         seen = self.cross_attention(queries + position, reference, tokens, shapes, padding)
         return self.ffn(self.cross_norm(queries + seen))
@@ -125,7 +126,9 @@ class BoxDecoder(nn.Module):
         last = len(self.layers) - 1
         for index, (layer, head) in enumerate(zip(self.layers, self.box_heads, strict=True)):
             position = self.anchor_position(sine_embedding(anchors, self.dim // 2))
-            queries = layer(queries, position, anchors * valid, features.tokens, features.shapes, padding, blocked, surplus)
+            queries = layer(
+                queries, position, anchors * valid, features.tokens, features.shapes, padding, blocked, surplus
+            )
             normed = self.norm(queries)
             offset = head(normed)  # eq. 6
             boxes = (offset + inverse_sigmoid(before)).sigmoid()  # eq. 7

@@ -8,6 +8,7 @@ All categories of all images are encoded at once, padded to the largest number o
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -34,7 +35,7 @@ class RegionPrompts:
 
     @classmethod
     def from_lists(
-        cls, regions: list[list[tuple[Tensor, Tensor]]], device: torch.device | str = "cpu"
+        cls, regions: Sequence[Sequence[tuple[Tensor, Tensor]]], device: torch.device | str = "cpu"
     ) -> RegionPrompts:
         """regions[image][category] = (boxes [k, 4] cxcywh in 0..1, points [m, 2] in 0..1); either may be empty."""
         batch, categories = len(regions), max((len(r) for r in regions), default=0)
