@@ -261,7 +261,7 @@ def test_swin_t_runs():
     """The paper's model, random weights, runs on a small image: 900 queries, CLIP-B's tower (63.4 M parameters)."""
     began = time.perf_counter()
     torch.manual_seed(0)
-    model = TRex2(preset("swin_t").model).eval()
+    model = TRex2(preset("swin_t").model, pretrained=False).eval()
     features = model.encode_images([picture(256, 320)])
     assert features.shapes == [(32, 40), (16, 20), (8, 10), (4, 5)]
     vectors = model.encode_visual(features, RegionPrompts.from_lists([[(BOX, NO_POINT)]]))
@@ -275,7 +275,7 @@ def test_swin_t_runs():
 def test_swin_l_builds():
     """Swin-L's shapes fit together (on the meta device: no memory, no time)."""
     with torch.device("meta"):
-        model = TRex2(preset("swin_l").model)
+        model = TRex2(preset("swin_l").model, pretrained=False)
     assert 190e6 < sum(p.numel() for p in model.image_encoder.backbone.parameters()) < 200e6
 
 
@@ -286,3 +286,24 @@ def test_a_configuration_survives_json(name):
     assert Config.from_json(config.to_json()) == config
     changed = dataclasses.replace(config, train=TrainConfig(steps=3, lr=1.0))
     assert Config.from_json(changed.to_json()) == changed
+
+
+def test_pretrained_weights_that_cannot_be_had_are_an_error_that_says_what_to_do(monkeypatch):
+    """Random weights come only when they are asked for; no network is touched here."""
+
+    def unreachable(*_, **options):
+        if options.get("pretrained"):
+            raise OSError("no network")
+        return create(*_, **options)
+
+    import timm
+
+    create = timm.create_model
+    monkeypatch.setattr("timm.create_model", unreachable)
+    with pytest.raises(ValueError, match=r"ImageNet weights of 'swin_tiny.*no network.*--random-weights"):
+        TRex2(preset("swin_t").model)
+    tiny = dataclasses.replace(TINY_MODEL, text=dataclasses.replace(TINY_MODEL.text, pretrained="openai"))
+    monkeypatch.setattr("open_clip.create_model", lambda *_, **__: (_ for _ in ()).throw(OSError("no network")))
+    with pytest.raises(ValueError, match=r"CLIP ViT-B-16 weights 'openai'.*no network.*--random-weights"):
+        TRex2(tiny)
+    assert isinstance(TRex2(tiny, pretrained=False), TRex2)

@@ -27,7 +27,7 @@ def main(arguments: list[str] | None = None) -> int:
     train.add_argument("--resume", action="store_true", help="go on from the run's last saved state")
     train.add_argument("--save-every", type=int, default=250, metavar="STEPS")
     train.add_argument(
-        "--pretrained", action="store_true", help="start from ImageNet and CLIP weights (needs a network once)"
+        "--random-weights", action="store_true", help="do not start from ImageNet and CLIP weights (swin_t, swin_l)"
     )
     train.add_argument("--device", default="cpu")
     train.set_defaults(command_function=_train)
@@ -113,7 +113,13 @@ def _train(options: argparse.Namespace) -> None:
     config = dataclasses.replace(config, train=_changed(config.train, options.set))
     batches = EmojiBatches(config.train.batch_size, config.train.seed)
     trainer = Trainer(
-        options.run, config, batches, batches.names, batches.trainable, options.device, options.pretrained
+        options.run,
+        config,
+        batches,
+        batches.names,
+        batches.trainable,
+        options.device,
+        pretrained=not (options.random_weights or options.resume),
     )
     if options.resume:
         trainer.resume()
@@ -183,7 +189,7 @@ def _info(options: argparse.Namespace) -> None:
     from .model.trex2 import TRex2
 
     torch.manual_seed(0)
-    model = TRex2(preset(options.preset).model).eval()
+    model = TRex2(preset(options.preset).model, pretrained=False).eval()
     parts = {"backbone alone": model.image_encoder.backbone, "total": model}
     for name, part in [*model.named_children(), *parts.items()]:
         print(f"{name:24s} {sum(p.numel() for p in part.parameters()):12,d} parameters")

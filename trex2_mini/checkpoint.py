@@ -77,7 +77,7 @@ def load_model(source: str | Path) -> tuple[TRex2, Config, Path]:
     config = Config.load(folder / "config.json")
     path = folder / "model.safetensors"
     tensors, _ = read_tensors(path)
-    model = TRex2(config.model)
+    model = TRex2(config.model, pretrained=False)
     load_weights(model, tensors, str(path))
     return model.eval(), config, path
 

@@ -31,6 +31,7 @@ class ModelConfig:
     """Everything that decides the shapes of `TRex2`."""
 
     backbone: str = "mobilenetv4_conv_small"  # a timm model that has features_only
+    backbone_pretrained: bool = False  # start from ImageNet weights
     strides: tuple[int, ...] = (
         8,
         16,
@@ -159,6 +160,7 @@ def _build(kind: type, data: Any, where: str) -> Any:
 def _swin(name: str, backbone: str, batch_size: int) -> Config:
     model = ModelConfig(
         backbone=backbone,
+        backbone_pretrained=True,
         strides=(8, 16, 32, 64),
         backbone_levels=3,
         dim=256,

@@ -146,7 +146,7 @@ class Trainer:
         names: Sequence[str],
         trainable: Sequence[int] | None = None,
         device: str = "cpu",
-        pretrained: bool = False,
+        pretrained: bool = True,
     ):
         """names: all category names; trainable: indices of those that may appear in training (default all)."""
         self.run, self.config, self.batches, self.names = Path(run), config, batches, list(names)

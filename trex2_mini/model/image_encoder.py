@@ -79,7 +79,7 @@ class EncoderLayer(nn.Module):
 class ImageEncoder(nn.Module):
     """Images -> ImageFeatures."""
 
-    def __init__(self, config: ModelConfig, pretrained: bool = False):
+    def __init__(self, config: ModelConfig, pretrained: bool):
         super().__init__()
         self.config = config
         self.backbone, channels = build_backbone(config, pretrained)
@@ -181,7 +181,8 @@ class _ChannelsFirst(nn.Module):
 def build_backbone(config: ModelConfig, pretrained: bool) -> tuple[nn.Module, list[int]]:
     """The timm backbone `config.backbone` with the maps at `config.strides`, and their channels.
 
-    `pretrained` fetches ImageNet weights through timm; ValueError says what to do when they cannot be had.
+    With `pretrained`, and where the configuration asks for it, ImageNet weights come through timm; ValueError says what
+    to do when they cannot be had.
     """
     options: dict = {"features_only": True}
     swin = config.backbone.startswith("swin")
@@ -201,11 +202,14 @@ def build_backbone(config: ModelConfig, pretrained: bool) -> tuple[nn.Module, li
         )
     indices = [info.reduction().index(s) for s in wanted]
     try:
-        backbone = timm.create_model(config.backbone, pretrained=pretrained, out_indices=indices, **options)
+        backbone = timm.create_model(
+            config.backbone, pretrained=pretrained and config.backbone_pretrained, out_indices=indices, **options
+        )
     except Exception as error:  # timm and huggingface_hub raise many kinds when the network is missing
         raise ValueError(
             f"the ImageNet weights of {config.backbone!r} could not be loaded ({type(error).__name__}: {error}). "
-            "Check the network or the Hugging Face cache, or ask for random weights with pretrained=False."
+            "Check the network or the Hugging Face cache, or ask for random weights: "
+            "TRex2(config, pretrained=False), or --random-weights on the command line."
         ) from error
     channels = backbone.feature_info.channels()
     return (_ChannelsFirst(backbone) if swin else backbone), channels

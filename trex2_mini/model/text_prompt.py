@@ -20,7 +20,7 @@ from ..config import TextTowerConfig
 class TextPromptEncoder(nn.Module):
     """Names -> T [C, D]."""
 
-    def __init__(self, config: TextTowerConfig, dim: int, pretrained: bool = False):
+    def __init__(self, config: TextTowerConfig, dim: int, pretrained: bool):
         super().__init__()
         self.config = config
         self.tower = TextTransformer(
@@ -84,7 +84,8 @@ def _clip_text_weights(pretrained: str) -> dict[str, Tensor]:
     except Exception as error:  # open_clip and huggingface_hub raise many kinds when the network is missing
         raise ValueError(
             f"the CLIP ViT-B-16 weights {pretrained!r} could not be loaded ({type(error).__name__}: {error}). "
-            "Check the network or the Hugging Face cache, or ask for random weights with pretrained=False."
+            "Check the network or the Hugging Face cache, or ask for random weights: "
+            "TRex2(config, pretrained=False), or --random-weights on the command line."
         ) from error
     return {
         key: value for key, value in clip.state_dict().items() if not key.startswith("visual.") and key != "logit_scale"

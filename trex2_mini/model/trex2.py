@@ -22,9 +22,10 @@ from .visual_prompt import RegionPrompts, VisualPromptEncoder
 
 
 class TRex2(nn.Module):
-    """The model. `pretrained` loads ImageNet and CLIP weights where the configuration names them (needs a network or a cache once)."""
+    """The model. Its backbone and text tower start from ImageNet and CLIP weights where the configuration names them (`swin_*`; this needs
+    a network or a cache, and a ValueError says so); random weights only with `pretrained=False`."""
 
-    def __init__(self, config: ModelConfig, pretrained: bool = False):
+    def __init__(self, config: ModelConfig, pretrained: bool = True):
         super().__init__()
         self.config = config
         shape = {"dim": config.dim, "heads": config.heads, "levels": len(config.strides), "points": config.points}
