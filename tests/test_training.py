@@ -13,7 +13,7 @@ from trex2_mini import checkpoint
 from trex2_mini.__main__ import main
 from trex2_mini.checkpoint import CheckpointError, load_model, read_tensors
 from trex2_mini.config import TrainConfig, preset
-from trex2_mini.training import Trainer, is_text_step, iteration_losses, learning_rate_factor, make_optimizer
+from trex2_mini.training import Trainer, iteration_kinds, iteration_losses, learning_rate_factor, make_optimizer
 
 
 class Interrupted(Exception):
@@ -57,7 +57,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(whole_run, tmp_path):
     assert any(name.startswith("optimizer.exp_avg_sq.") for name in expected)
     first, second = (trainer.run.joinpath("log.jsonl").read_text().splitlines() for trainer in (resumed, whole_run))
     assert [json.loads(line)["step"] for line in first] == [20, 25]
-    assert json.loads(first[0])["visual/total"] == json.loads(second[0])["visual/total"]
+    assert json.loads(first[0])["total"] == json.loads(second[0])["total"]
 
 
 def test_two_runs_are_the_same(whole_run, tmp_path):
@@ -74,12 +74,10 @@ def test_the_log(whole_run):
     lines = [json.loads(line) for line in (whole_run.run / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [20, 25]
     for kind in ("text", "visual"):
-        parts = [f"{kind}/{loss}{suffix}" for loss in ("class", "l1", "giou") for suffix in ("", "_aux", "_dn")] + [
-            f"{kind}/align"
-        ]
+        parts = [f"{kind}/{loss}{suffix}" for loss in ("class", "l1", "giou") for suffix in ("", "_aux", "_dn")]
         assert set(parts) < set(lines[0])
-        assert lines[0][f"{kind}/total"] > 0
-    assert {"lr", "images_per_second"} < set(lines[0]) and lines[1]["lr"] < lines[0]["lr"]
+    assert {"lr", "images_per_second", "align"} < set(lines[0]) and lines[1]["lr"] < lines[0]["lr"]
+    assert lines[0]["total"] > lines[0]["align"] > 0
 
 
 def test_what_a_run_leaves_behind(whole_run):
@@ -104,9 +102,14 @@ def test_every_random_number_follows_from_seed_and_step(monkeypatch):
     losses = []
     for seed in (1, 2):
         torch.manual_seed(seed)
-        losses.append(iteration_losses(model, batches(1), NAMES, range(len(NAMES)), TINY.train, 1)["class_dn"].item())
+        losses.append(
+            iteration_losses(model, batches(1), NAMES, range(len(NAMES)), TINY.train, 1)["visual/class_dn"].item()
+        )
     assert losses[0] == losses[1]
-    assert iteration_losses(model, batches(1), NAMES, range(len(NAMES)), TINY.train, 3)["class_dn"].item() != losses[0]
+    assert (
+        iteration_losses(model, batches(1), NAMES, range(len(NAMES)), TINY.train, 3)["visual/class_dn"].item()
+        != losses[0]
+    )
 
 
 class _Dropping(torch.nn.Module):
@@ -181,12 +184,26 @@ def test_a_gradient_that_is_not_finite_stops_the_run(tmp_path):
 
 @pytest.mark.parametrize(
     "visual, first, expected",
-    [(1, 0, "TVTVTV"), (2, 0, "TVVTVV"), (0, 0, "TTTTTT"), (8, 3, "TTTTVV"), (1, 2, "TTTVTV")],
+    [(1, 0, "TVTVTV"), (2, 0, "TVVTVV"), (0, 0, "BBBBBB"), (0, 2, "TTBBBB"), (8, 3, "TTTTVV"), (1, 2, "TTTVTV")],
 )
 def test_text_and_visual_iterations_alternate(visual, first, expected):
-    """`visual_per_text` visual iterations follow each text iteration, after `text_first_steps` of text alone."""
+    """`visual_per_text` visual iterations follow each text iteration (0: both at once), after `text_first_steps` of text alone."""
     config = TrainConfig(visual_per_text=visual, text_first_steps=first)
-    assert "".join("T" if is_text_step(step, config) else "V" for step in range(6)) == expected
+    letter = {("text",): "T", ("visual",): "V", ("text", "visual"): "B"}
+    assert "".join(letter[iteration_kinds(step, config)] for step in range(6)) == expected
+
+
+def test_both_kinds_at_once_share_an_iteration():
+    """`visual_per_text=0`: the text iteration's own losses (denoising, being random, left out), and visual ones of the same images."""
+    recipe = dataclasses.replace(TINY.train, denoising_queries=0)
+    model = seeded_model().train()
+    text = iteration_losses(model, batches(0), NAMES, range(len(NAMES)), recipe, 0)
+    both = iteration_losses(
+        model, batches(0), NAMES, range(len(NAMES)), dataclasses.replace(recipe, visual_per_text=0), 0
+    )
+    assert set(both) == set(text) | {name.replace("text", "visual") for name in text}
+    for name, value in text.items():
+        torch.testing.assert_close(both[name], value)
 
 
 def test_the_schedule():

@@ -25,7 +25,9 @@ TINY_MODEL = ModelConfig(
     long_side=128,
 )
 TINY = Config(
-    "tiny", TINY_MODEL, TrainConfig(steps=25, batch_size=2, warmup_steps=5, text_negatives=2, denoising_queries=8)
+    "tiny",
+    TINY_MODEL,
+    TrainConfig(steps=25, batch_size=2, warmup_steps=5, visual_per_text=1, text_negatives=2, denoising_queries=8),
 )
 NAMES = ["red square", "green square", "blue square", "yellow square"]
 COLOURS = np.array([[230, 20, 20], [20, 200, 20], [20, 20, 230], [230, 230, 20]], dtype=np.uint8)

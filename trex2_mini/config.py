@@ -68,9 +68,9 @@ class TrainConfig:
         0.25  # the last part of the steps, over which the learning rate falls linearly to 2 % of itself
     )
     clip_norm: float = 1.0
-    visual_per_text: int = 1  # visual iterations for one text iteration
+    visual_per_text: int = 0  # visual iterations for one text iteration; 0: both in every iteration, on one encoding of the images
     text_first_steps: int = 0  # text iterations only, at the start (spec section 9)
-    text_negatives: int = 40  # names sampled from the categories that are in no image of the batch
+    text_negatives: int = 100  # names sampled from the categories that are in no image of the batch
     denoising_queries: int = (
         40  # a batch element, in whole groups (positives and negatives together, at least one group); 0: no denoising
     )

@@ -76,44 +76,45 @@ def iteration_losses(
     config: TrainConfig,
     step: int,
 ) -> dict[str, Tensor]:
-    """The weighted losses of one iteration; whether it is a text or a visual one follows from the step.
+    """The weighted losses of one iteration, by name: "text/class", "visual/class", ..., "align" (see `detection_losses`).
 
-    Visual prompts are encoded in both, for the alignment. A batch without any object can only be a text iteration.
+    Both kinds of prompts are encoded in every iteration, for the alignment. A batch without any object can only be a text iteration.
     """
     rng = np.random.default_rng([config.seed, step, 1])
     generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-    torch.manual_seed(
-        int(np.random.default_rng([config.seed, step, 2]).integers(2**62))
-    )  # for dropout: Swin drops paths
+    torch.manual_seed(int(np.random.default_rng([config.seed, step, 2]).integers(2**62)))  # for dropout: Swin drops paths
     device = next(model.parameters()).device
     features = model.encode_images([to_image(s.image).to(device) for s in samples])
     regions, categories = zip(*(sample_regions(s, config.point_probability, rng) for s in samples), strict=True)
-    encoded = (
-        model.encode_visual(features, RegionPrompts.from_lists(regions, device)) if any(categories) else None
-    )  # (B, C, D)
-    if is_text_step(step, config) or encoded is None:
-        prompted = text_prompts(model, samples, names, sample_names(samples, trainable, config.text_negatives, rng))
-    else:
-        prompted = visual_prompts(samples, categories, encoded)
-    denoising = model.denoising(
-        prompted.targets.boxes, prompted.targets.labels, prompted.prompts, prompted.mask,
-        config.denoising_queries, config.box_noise, config.label_noise, generator,
-    )  # fmt: skip
-    output = model.decode(features, prompted.prompts, prompted.mask, denoising, auxiliary=True)
-    losses = detection_losses(output, prompted.targets, config, prompted.mask, denoising)
-    if config.loss_align and encoded is not None:
-        distinct = sorted({c for own in categories for c in own})
-        visual = torch.cat([v[: len(own)] for v, own in zip(encoded, categories, strict=True)])
-        column = torch.tensor([distinct.index(c) for own in categories for c in own], device=device)
-        losses["align"] = config.loss_align * alignment_loss(
-            visual, model.encode_text([names[c] for c in distinct]), column
-        )
+    asked = sample_names(samples, trainable, config.text_negatives, rng)
+    prompted = {"text": text_prompts(model, samples, names, asked)}
+    if any(categories):
+        encoded = model.encode_visual(features, RegionPrompts.from_lists(regions, device))  # (B, C, D)
+        prompted["visual"] = visual_prompts(samples, categories, encoded)
+
+    losses: dict[str, Tensor] = {}
+    for kind in iteration_kinds(step, config) if any(categories) else ("text",):
+        asking = prompted[kind]
+        denoising = model.denoising(
+            asking.targets.boxes, asking.targets.labels, asking.prompts, asking.mask,
+            config.denoising_queries, config.box_noise, config.label_noise, generator,
+        )  # fmt: skip
+        output = model.decode(features, asking.prompts, asking.mask, denoising, auxiliary=True)
+        for name, value in detection_losses(output, asking.targets, config, asking.mask, denoising).items():
+            losses[f"{kind}/{name}"] = value
+    if config.loss_align and "visual" in prompted:
+        column = torch.tensor([asked.index(c) for own in categories for c in own], device=device)
+        aligned = alignment_loss(prompted["visual"].prompts[0], prompted["text"].prompts[0], column)
+        losses["align"] = config.loss_align * aligned
     return losses
 
 
-def is_text_step(step: int, config: TrainConfig) -> bool:
-    """Text first for `text_first_steps`, then `visual_per_text` visual iterations after each text iteration."""
-    return step < config.text_first_steps or (step - config.text_first_steps) % (config.visual_per_text + 1) == 0
+def iteration_kinds(step: int, config: TrainConfig) -> tuple[str, ...]:
+    """Text alone for `text_first_steps`, then `visual_per_text` visual iterations after each text iteration; 0: both in every iteration."""
+    after = step - config.text_first_steps
+    if after >= 0 and config.visual_per_text == 0:
+        return ("text", "visual")
+    return ("text",) if after < 0 or after % (config.visual_per_text + 1) == 0 else ("visual",)
 
 
 def learning_rate_factor(step: int, config: TrainConfig) -> float:
@@ -209,9 +210,8 @@ class Trainer:
         bar = tqdm(loader, total=train.steps, initial=self.step, disable=not progress, unit="step", mininterval=5)
         for samples in bar:
             losses = self._update(samples)
-            kind = "text" if is_text_step(self.step, train) else "visual"
             for key, value in losses.items():
-                sums.setdefault(f"{kind}/{key}", []).append(value)
+                sums.setdefault(key, []).append(value)
             self.step += 1
             if self.step % 20 == 0 or self.step == train.steps:
                 means = {key: round(float(np.mean(values)), 4) for key, values in sums.items()}
@@ -224,9 +224,7 @@ class Trainer:
                 }
                 with log_path.open("a") as file:
                     file.write(json.dumps(record) + "\n")
-                bar.set_postfix(
-                    {key.replace("/total", ""): value for key, value in means.items() if key.endswith("/total")}
-                )
+                bar.set_postfix(loss=means["total"])
                 sums, began = {}, time.perf_counter()
             if self.step % save_every == 0 or self.step == train.steps:
                 self.save()
