@@ -14,7 +14,7 @@ from tiny import NAMES, TINY, seeded_model, squares
 
 from trex2_mini.checkpoint import CheckpointError, save_model
 from trex2_mini.config import Config, preset
-from trex2_mini.detector import Detections, Detector, PromptBank
+from trex2_mini.detector import Detections, Detector, PromptBank, top_detections
 
 BOX = [[10, 12, 40, 44]]
 NAN = float("nan")
@@ -416,3 +416,16 @@ def test_a_pickle_is_never_loaded(checkpoint, tmp_path):
     torch.save({"a": torch.zeros(1)}, folder / "model.safetensors")
     with pytest.raises(CheckpointError, match="not a whole safetensors file"):
         Detector.load(folder)
+
+
+def test_duplicates_of_a_prompt_are_one_detection():
+    """Two boxes of IoU 0.9 of one prompt: the better stays; of two prompts, or with nms_iou=1: both stay. The limit counts what stays."""
+    boxes = torch.tensor([[[0.5, 0.5, 0.4, 0.4], [0.5, 0.5, 0.4, 0.36], [0.2, 0.2, 0.1, 0.1]]])
+    logits = torch.tensor([[[2.0, -9], [1.0, -9], [0.0, -9]]])
+
+    def kept(logits, limit=3, nms_iou=0.7):
+        return top_detections(logits, boxes, [(100, 100)], ["a", "b"], limit, nms_iou)[0].filter(0.1)
+
+    assert kept(logits).scores.tolist() == pytest.approx([0.8808, 0.5], abs=1e-4)
+    assert len(kept(logits, nms_iou=1.0)) == 3 and len(kept(logits, limit=2)) == 2 and len(kept(logits, limit=0)) == 0
+    assert len(kept(torch.tensor([[[2.0, -9], [-9, 1.0], [0.0, -9]]]))) == 3

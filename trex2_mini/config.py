@@ -50,6 +50,7 @@ class ModelConfig:
     position_temperature: float = 20.0
     text: TextTowerConfig = field(default_factory=TextTowerConfig)
     short_side: int = 192  # px; the detector scales an image's short side to this ...
+    nms_iou: float = 0.7  # boxes of one prompt that overlap more are duplicates; 1: none are (the paper's decoder needs no such step)
     long_side: int = 320  # px; ... unless its long side would exceed this
 
 
@@ -68,7 +69,9 @@ class TrainConfig:
         0.25  # the last part of the steps, over which the learning rate falls linearly to 2 % of itself
     )
     clip_norm: float = 1.0
-    visual_per_text: int = 0  # visual iterations for one text iteration; 0: both in every iteration, on one encoding of the images
+    visual_per_text: int = (
+        0  # visual iterations for one text iteration; 0: both in every iteration, on one encoding of the images
+    )
     text_first_steps: int = 0  # text iterations only, at the start (spec section 9)
     text_negatives: int = 100  # names sampled from the categories that are in no image of the batch
     denoising_queries: int = (
@@ -173,6 +176,7 @@ def _swin(name: str, backbone: str, batch_size: int) -> Config:
         prompt_blocks=3,
         prompt_ffn_dim=1024,
         text=TextTowerConfig(pretrained="openai", width=512, heads=8, layers=12, context_length=77),
+        nms_iou=1.0,
         short_side=800,
         long_side=1333,
     )

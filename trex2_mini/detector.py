@@ -17,6 +17,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torchvision.ops import batched_nms
 
 from .boxes import check_boxes, check_points, normalized_to_xyxy, xyxy_to_normalized
 from .checkpoint import CheckpointError, load_model, read_tensors, write_tensors
@@ -163,7 +164,12 @@ class Detector:
             raise ValueError("no prompt: give text=..., boxes=..., points=... or prompts=...")
         output = self.model.decode(encoded.features, torch.stack(list(vectors.values())))
         return top_detections(
-            output.logits, output.boxes, [(encoded.height, encoded.width)], list(vectors), max_detections
+            output.logits,
+            output.boxes,
+            [(encoded.height, encoded.width)],
+            list(vectors),
+            max_detections,
+            self.config.model.nms_iou,
         )[0].filter(score_threshold)
 
     @torch.inference_mode()
@@ -228,15 +234,23 @@ class Detector:
 
 
 def top_detections(
-    logits: Tensor, boxes: Tensor, sizes: Sequence[tuple[int, int]], names: list[str], max_detections: int
+    logits: Tensor,
+    boxes: Tensor,
+    sizes: Sequence[tuple[int, int]],
+    names: list[str],
+    max_detections: int,
+    nms_iou: float = 1.0,
 ) -> list[Detections]:
-    """logits [B, Q, C], boxes [B, Q, 4] cxcywh in 0..1, sizes [(height, width)] -> per image its best (query, prompt) pairs, as DINO does."""
+    """logits [B, Q, C], boxes [B, Q, 4] cxcywh in 0..1, sizes [(height, width)] -> per image its best (query, prompt) pairs, as DINO does.
+
+    Of a prompt's boxes that overlap by more than `nms_iou` the best stays (1: all stay). `nano` needs it: three decoder layers leave duplicates.
+    """
     scores = logits.sigmoid()
-    best, index = scores.flatten(1).topk(min(max_detections, scores[0].numel()), dim=1)
+    best, index = scores.flatten(1).topk(min(max(max_detections, 300), scores[0].numel()), dim=1)
     results = []
     for score, at, box, (height, width) in zip(best, index, boxes, sizes, strict=True):
-        pixels = normalized_to_xyxy(box[at // logits.shape[2]], height, width)
-        results.append(
-            Detections(pixels.cpu().numpy(), score.cpu().numpy(), (at % logits.shape[2]).cpu().numpy(), names)
-        )
+        pixels, label = normalized_to_xyxy(box[at // logits.shape[2]], height, width), at % logits.shape[2]
+        keep = batched_nms(pixels, score, label, nms_iou)[:max_detections]  # by falling score
+        pixels, score, label = pixels[keep], score[keep], label[keep]
+        results.append(Detections(pixels.cpu().numpy(), score.cpu().numpy(), label.cpu().numpy(), names))
     return results

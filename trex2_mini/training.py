@@ -82,7 +82,9 @@ def iteration_losses(
     """
     rng = np.random.default_rng([config.seed, step, 1])
     generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-    torch.manual_seed(int(np.random.default_rng([config.seed, step, 2]).integers(2**62)))  # for dropout: Swin drops paths
+    torch.manual_seed(
+        int(np.random.default_rng([config.seed, step, 2]).integers(2**62))
+    )  # for dropout: Swin drops paths
     device = next(model.parameters()).device
     features = model.encode_images([to_image(s.image).to(device) for s in samples])
     regions, categories = zip(*(sample_regions(s, config.point_probability, rng) for s in samples), strict=True)

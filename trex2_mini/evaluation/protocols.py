@@ -185,7 +185,7 @@ def _same_prompts(trial: Trial, labels: list[int], prompts: Tensor) -> list[dict
     prompts, results = prompts.to(trial.detector.device), []
     for samples, features in trial.batches():
         output = trial.detector.model.decode(features, prompts)
-        results += _as_coco(trial.dataset, samples, output, [labels] * len(samples))
+        results += _as_coco(trial, samples, output, [labels] * len(samples))
     return results
 
 
@@ -206,16 +206,15 @@ def visual_interactive(trial: Trial, drawn: Prompts, points: bool = False) -> li
         prompts = RegionPrompts.from_lists(regions, trial.detector.device)
         vectors = trial.detector.model.encode_visual(features, prompts)
         output = trial.detector.model.decode(features, vectors, prompts.mask.any(-1))
-        results += _as_coco(trial.dataset, samples, output, [list(prompts) for prompts in own])
+        results += _as_coco(trial, samples, output, [list(prompts) for prompts in own])
     return results
 
 
-def _as_coco(
-    dataset: CocoDataset, samples: list[Sample], output: DecoderOutput, columns: list[list[int]]
-) -> list[dict]:
+def _as_coco(trial: Trial, samples: list[Sample], output: DecoderOutput, columns: list[list[int]]) -> list[dict]:
     """Each image's best detections as COCO results. columns: the labels of its prompts; further prompts are padding."""
+    dataset, nms_iou = trial.dataset, trial.detector.config.model.nms_iou
     sizes, results = [sample.image.shape[:2] for sample in samples], []
-    best = top_detections(output.logits, output.boxes, sizes, dataset.names, MAX_DETECTIONS)
+    best = top_detections(output.logits, output.boxes, sizes, dataset.names, MAX_DETECTIONS, nms_iou)
     for sample, labels, found in zip(samples, columns, best):
         boxes = np.concatenate([found.boxes[:, :2], found.boxes[:, 2:] - found.boxes[:, :2]], 1)
         for box, score, column in zip(boxes.tolist(), found.scores.tolist(), found.labels.tolist()):
