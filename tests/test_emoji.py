@@ -104,7 +104,7 @@ def test_scenes_hold_what_the_knobs_say():
         assert (np.minimum(x2 - x1, y2 - y1) >= config.min_box).all()
         assert (sample.areas <= (x2 - x1) * (y2 - y1)).all() and (sample.areas > 0).all()
         repeated += len(set(sample.labels.tolist())) < len(sample.labels)
-    assert 0.5 < repeated / len(samples) < 0.85
+    assert abs(repeated / len(samples) - config.repeat) < 0.08
     longest = np.concatenate([(sample.boxes[:, 2:] - sample.boxes[:, :2]).max(1) for sample in samples])
     assert 0.6 < np.mean((longest >= 24) & (longest <= 80)) and 0.01 < np.mean(longest < 20) < 0.25
 
