@@ -90,7 +90,7 @@ class ColourModel(torch.nn.Module):
 
 class ColourDetector(Detector):
     def __init__(self):
-        super().__init__(ColourModel(), SimpleNamespace(model=SimpleNamespace(dim=3)), "cpu")
+        super().__init__(ColourModel(), SimpleNamespace(model=SimpleNamespace(dim=3, nms_iou=0.7)), "cpu")
 
     def encode_batch(self, images):
         return images
