@@ -30,7 +30,7 @@ from ..detector import Detector, PromptBank, top_detections
 from ..model.box_decoder import DecoderOutput
 from ..model.image_encoder import ImageFeatures
 from ..model.visual_prompt import RegionPrompts
-from .bank import encode_in_batches, visual_bank
+from .bank import NO_POINTS, encode_in_batches, visual_bank
 from .interactive import Prompts, draw_prompts, echo_detections, only_others
 from .metrics import coco_ap
 from .provenance import describe_code, describe_dataset, state_hash
@@ -38,7 +38,7 @@ from .provenance import describe_code, describe_dataset, state_hash
 PROTOCOLS = ("text", "visual-i", "visual-i-others", "visual-g", "mixed")
 CATEGORY_SETS = ("all", "trained", "novel")
 MAX_DETECTIONS = 300  # an image
-NO_BOXES, NO_POINTS = torch.zeros(0, 4), torch.zeros(0, 2)
+NO_BOXES = torch.zeros(0, 4)
 
 
 def evaluate(

@@ -119,7 +119,7 @@ class BoxDecoder(nn.Module):
         extra = 0 if denoising is None else denoising.anchors.shape[1]
 
         valid = features.valid.repeat(1, 2)[:, None]  # (B, 1, 4)
-        padding = features.padding if bool(features.padding.any()) else None
+        padding = features.hidden
         before = anchors  # the anchor with its gradient
         outputs: list[DecoderOutput] = []
         noisy: list[DecoderOutput] = []

@@ -50,6 +50,11 @@ class ImageFeatures:
     def device(self) -> torch.device:
         return self.tokens.device
 
+    @property
+    def hidden(self) -> Tensor | None:
+        """`padding` for attention: None where no image is padded, so that nothing needs masking."""
+        return self.padding if bool(self.padding.any()) else None
+
     def select(self, indices: Sequence[int]) -> ImageFeatures:
         """The images at `indices` (repeats allowed)."""
         index = torch.as_tensor(indices, dtype=torch.long, device=self.device)

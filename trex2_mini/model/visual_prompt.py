@@ -120,7 +120,7 @@ class VisualPromptEncoder(nn.Module):
         queries = torch.where(is_point[..., None], self.point_query(joined), self.box_query(joined))
 
         reference = coords * features.valid.repeat(1, 2)[:, None, None]
-        padding = features.padding if bool(features.padding.any()) else None
+        padding = features.hidden
         for block in self.blocks:
             queries = block(queries, reference, is_point, absent, features, padding)
         return queries[:, :, -1]  # eq. 5: the class token's output is V
