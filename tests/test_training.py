@@ -165,7 +165,7 @@ def test_resume_refuses_what_is_no_state(tmp_path):
         trainer.resume()
     trainer.state_path.write_bytes(data)
     larger = dataclasses.replace(TINY, model=dataclasses.replace(TINY.model, ffn_dim=96))
-    with pytest.raises(CheckpointError, match="belongs to another model"):
+    with pytest.raises(CheckpointError, match="a run of another model"):
         Trainer(tmp_path, larger, batches, NAMES).resume()
     checkpoint.write_tensors(trainer.state_path, dict(trainer.model.state_dict()))
     with pytest.raises(CheckpointError, match="not a training state"):

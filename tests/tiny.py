@@ -11,6 +11,8 @@ from trex2_mini.model.trex2 import TRex2
 
 TINY_MODEL = ModelConfig(
     backbone="test_efficientnet",
+    backbone_pretrained=False,
+    frozen_stages=0,
     dim=32,
     heads=4,
     points=2,

@@ -111,6 +111,8 @@ def _train(options: argparse.Namespace) -> None:
 
     config = Config.load(options.config) if options.config else preset(options.preset)
     config = dataclasses.replace(config, train=_changed(config.train, options.set))
+    if options.random_weights:  # nothing is frozen then
+        config = dataclasses.replace(config, model=dataclasses.replace(config.model, backbone_pretrained=False))
     batches = EmojiBatches(config.train.batch_size, config.train.seed)
     trainer = Trainer(
         options.run,

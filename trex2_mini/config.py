@@ -30,8 +30,11 @@ class TextTowerConfig:
 class ModelConfig:
     """Everything that decides the shapes of `TRex2`."""
 
-    backbone: str = "mobilenetv4_conv_small"  # a timm model that has features_only
-    backbone_pretrained: bool = False  # start from ImageNet weights
+    backbone: str = "tf_efficientnet_lite0"  # a timm model that has features_only
+    backbone_pretrained: bool = True  # start from ImageNet weights
+    frozen_stages: int = (
+        2  # of a pre-trained convolutional backbone, not trained; nor are its stem and batch norms. 0: all is trained
+    )
     strides: tuple[int, ...] = (
         8,
         16,
@@ -61,7 +64,7 @@ class TrainConfig:
     steps: int = 5000
     batch_size: int = 8
     lr: float = 5e-4
-    lr_backbone: float = 5e-4
+    lr_backbone: float = 3e-4
     lr_text: float = 5e-4
     weight_decay: float = 1e-4
     warmup_steps: int = 200
@@ -73,6 +76,7 @@ class TrainConfig:
         0  # visual iterations for one text iteration; 0: both in every iteration, on one encoding of the images
     )
     text_first_steps: int = 0  # text iterations only, at the start (spec section 9)
+    cross_image: float = 0.5  # chance that an image is asked for a category by another image's visual prompt (the paper: 0, spec section 9)
     text_negatives: int = 100  # names sampled from the categories that are in no image of the batch
     denoising_queries: int = (
         40  # a batch element, in whole groups (positives and negatives together, at least one group); 0: no denoising
@@ -164,6 +168,7 @@ def _swin(name: str, backbone: str, batch_size: int) -> Config:
     model = ModelConfig(
         backbone=backbone,
         backbone_pretrained=True,
+        frozen_stages=0,
         strides=(8, 16, 32, 64),
         backbone_levels=3,
         dim=256,
@@ -188,6 +193,7 @@ def _swin(name: str, backbone: str, batch_size: int) -> Config:
         lr_text=1e-5,
         clip_norm=0.1,
         visual_per_text=8,
+        cross_image=0.0,
         text_negatives=80,
         denoising_queries=200,
         amp=True,

@@ -45,16 +45,31 @@ def text_prompts(model: TRex2, samples: Sequence[Sample], names: Sequence[str], 
     return Prompted(prompts, None, _targets(samples, [column] * len(samples), prompts.device))
 
 
-def visual_prompts(samples: Sequence[Sample], categories: Sequence[Sequence[int]], encoded: Tensor) -> Prompted:
-    """Every image's own categories are its positives; other images' prompts are its negatives, unless it holds their category too
-    (prompts across images are not trained, spec section 9).
+def visual_prompts(
+    samples: Sequence[Sample],
+    categories: Sequence[Sequence[int]],
+    encoded: Tensor,
+    cross_image: float,
+    rng: np.random.Generator,
+) -> Prompted:
+    """Every image is asked for each of its categories by one vector: its own V ("current image prompt, current image detect") or, with
+    chance `cross_image`, that of another image of the batch that holds the category. The paper never trains prompts across images
+    (spec section 9: cross_image = 0); `nano` does, because generic prompts (Visual-G) are just that. The V of categories that an image
+    does not hold are its negatives.
 
     categories: of each image, in the order of `encoded` [B, C, D], the V of `sample_regions` (padded).
     """
     owner = [(i, c) for i, own in enumerate(categories) for c in own]  # the image and category of each of the K vectors
     vectors = torch.cat([v[: len(own)] for v, own in zip(encoded, categories, strict=True)])  # (K, D)
-    mask = [[image == i or category not in own for image, category in owner] for i, own in enumerate(categories)]
-    columns = [{c: k for k, (image, c) in enumerate(owner) if image == i} for i in range(len(samples))]
+    columns: list[dict[int, int]] = [{} for _ in samples]  # of each image: the vector that asks for a category
+    for k, (image, category) in enumerate(owner):
+        others = [j for j, (i, c) in enumerate(owner) if c == category and i != image]
+        across = bool(others) and rng.random() < cross_image
+        columns[image][category] = int(rng.choice(others)) if across else k
+    mask = [
+        [category not in own or column[category] == k for k, (_, category) in enumerate(owner)]
+        for own, column in zip(categories, columns, strict=True)
+    ]
     targets = _targets(samples, columns, encoded.device)
     return Prompted(vectors.expand(len(samples), -1, -1), torch.tensor(mask, device=encoded.device), targets)
 
@@ -92,7 +107,7 @@ def iteration_losses(
     prompted = {"text": text_prompts(model, samples, names, asked)}
     if any(categories):
         encoded = model.encode_visual(features, RegionPrompts.from_lists(regions, device))  # (B, C, D)
-        prompted["visual"] = visual_prompts(samples, categories, encoded)
+        prompted["visual"] = visual_prompts(samples, categories, encoded, config.cross_image, rng)
 
     losses: dict[str, Tensor] = {}
     for kind in iteration_kinds(step, config) if any(categories) else ("text",):
@@ -129,6 +144,8 @@ def make_optimizer(model: TRex2, config: TrainConfig) -> torch.optim.AdamW:
     """AdamW with a learning rate of its own for the backbone and for the text tower; no weight decay for biases, norms and embeddings."""
     groups: dict[tuple[float, float], list[Tensor]] = {}
     for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
         rate = config.lr_backbone if ".backbone." in name else config.lr_text if ".tower." in name else config.lr
         decay = config.weight_decay if parameter.ndim > 1 and "embedding" not in name else 0.0
         groups.setdefault((rate, decay), []).append(parameter)
@@ -177,6 +194,10 @@ class Trainer:
         tensors, metadata = read_tensors(self.state_path)
         if "step" not in metadata:
             raise CheckpointError(f"{self.state_path} is not a training state; expected one that Trainer.save wrote")
+        if Config.from_json(metadata["config"], str(self.state_path)).model != self.config.model:
+            raise CheckpointError(
+                f"{self.state_path} is a run of another model; go on with its own configuration: --config {self.run / 'config.json'}"
+            )
         load_weights(
             self.model,
             {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")},
@@ -185,8 +206,9 @@ class Trainer:
         for name, parameter in self.model.named_parameters():
             keys = [k for k in tensors if k.startswith("optimizer.") and k.split(".", 2)[2] == name]
             if keys:
-                self.optimizer.state[parameter] = {
-                    k.split(".", 2)[1]: tensors[k].to(parameter.device if tensors[k].ndim else "cpu") for k in keys
+                self.optimizer.state[parameter] = {  # moments in the memory layout of their parameter
+                    k.split(".", 2)[1]: torch.empty_like(parameter).copy_(tensors[k]) if tensors[k].ndim else tensors[k]
+                    for k in keys
                 }
         self.step = int(metadata["step"])
 

@@ -10,7 +10,8 @@ from .scenes import SIZES, SceneGenerator
 
 
 class EmojiBatches:
-    """Fresh emoji scenes without end; one picture size a batch, so that nothing is padded."""
+    """Fresh emoji scenes without end; one picture size a batch, so that nothing is padded. Every second scene holds the categories of
+    the one before it, so that visual prompts can be trained across images."""
 
     def __init__(self, batch_size: int, seed: int = 0):
         self.batch_size = batch_size
@@ -20,4 +21,8 @@ class EmojiBatches:
 
     def __call__(self, step: int) -> list[Sample]:
         size = SIZES[np.random.default_rng([self.generator.seed, step]).integers(len(SIZES))]
-        return [self.generator.scene(step * self.batch_size + i, size) for i in range(self.batch_size)]
+        batch: list[Sample] = []
+        for i in range(self.batch_size):
+            shared = np.unique(batch[-1].labels) if i % 2 and len(batch[-1].labels) else None
+            batch.append(self.generator.scene(step * self.batch_size + i, size, shared))
+        return batch

