@@ -1,4 +1,4 @@
-"""The command line: `python -m trex2_mini {data,train,evaluate,detect,info} --help`."""
+"""The command line: `python -m trex2_mini {data,train,evaluate,detect,info,benchmark} --help`."""
 
 from __future__ import annotations
 
@@ -17,14 +17,21 @@ def main(arguments: list[str] | None = None) -> int:
     data.add_argument("name", choices=["emoji", "emoji-val", "emoji-reference"], help="'emoji' makes both sets")
     data.set_defaults(command_function=_data)
 
-    train = commands.add_parser("train", help="train a model on emoji scenes")
+    train = commands.add_parser("train", help="train a model on emoji scenes or on sets in COCO format")
     train.add_argument("--preset", default="nano", help="nano, swin_t or swin_l (default nano)")
+    train.add_argument(
+        "--data", nargs="+", default=["emoji"], metavar="NAME[=SHARE]",
+        help="emoji (fresh scenes, the default), coco-train2017, or a folder in COCO format; several are mixed by their shares",
+    )  # fmt: skip
     train.add_argument("--config", type=Path, help="a config.json instead of a preset")
     train.add_argument(
         "--set", nargs="*", default=[], metavar="KEY=VALUE", help="recipe values to change, such as steps=2000 lr=3e-4"
     )
     train.add_argument("--run", type=Path, default=Path("runs/nano"), help="folder of the run (default runs/nano)")
     train.add_argument("--resume", action="store_true", help="go on from the run's last saved state")
+    train.add_argument(
+        "--start-from", metavar="CHECKPOINT", help="begin with the weights of a checkpoint, a shipped name or a folder"
+    )
     train.add_argument("--save-every", type=int, default=250, metavar="STEPS")
     train.add_argument(
         "--random-weights", action="store_true", help="do not start from ImageNet and CLIP weights (swin_t, swin_l)"
@@ -85,6 +92,13 @@ def main(arguments: list[str] | None = None) -> int:
     )
     info.set_defaults(command_function=_info)
 
+    benchmark = commands.add_parser("benchmark", help="speed, as ratios against named references in the same run")
+    benchmark.add_argument("name", choices=["attention", "model", "training", "evaluation"])
+    benchmark.add_argument("--quick", action="store_true", help="small sizes and few rounds: a look, not a measurement")
+    benchmark.add_argument("--repeats", type=int, help="rounds of the median (default 5)")
+    benchmark.add_argument("--json", type=Path, help="write the result here")
+    benchmark.set_defaults(command_function=_benchmark)
+
     options = parser.parse_args(arguments)
     try:
         options.command_function(options)
@@ -106,14 +120,14 @@ def _data(options: argparse.Namespace) -> None:
 
 def _train(options: argparse.Namespace) -> None:
     from .config import Config, preset
-    from .datasets.batches import EmojiBatches
+    from .datasets.batches import open_batches
     from .training import Trainer
 
     config = Config.load(options.config) if options.config else preset(options.preset)
     config = dataclasses.replace(config, train=_changed(config.train, options.set))
     if options.random_weights:  # nothing is frozen then
         config = dataclasses.replace(config, model=dataclasses.replace(config.model, backbone_pretrained=False))
-    batches = EmojiBatches(config.train.batch_size, config.train.seed)
+    batches = open_batches(options.data, config.train.batch_size, config.train.seed, config.model.short_side)
     trainer = Trainer(
         options.run,
         config,
@@ -121,7 +135,7 @@ def _train(options: argparse.Namespace) -> None:
         batches.names,
         batches.trainable,
         options.device,
-        pretrained=not (options.random_weights or options.resume),
+        pretrained=not (options.random_weights or options.resume or options.start_from),
     )
     if options.resume:
         trainer.resume()
@@ -129,6 +143,8 @@ def _train(options: argparse.Namespace) -> None:
         raise ValueError(
             f"{options.run} holds a run already: add --resume to go on with it, or name another folder with --run"
         )
+    elif options.start_from:
+        trainer.start_from(options.start_from)
     trainer.train(options.save_every)
 
 
@@ -154,10 +170,22 @@ def _evaluate(options: argparse.Namespace) -> None:
         options.checkpoint, options.data, options.protocol, options.categories,
         reference=options.reference, examples=options.examples, points=options.points, limit=options.limit, seed=options.seed,
     )  # fmt: skip
-    if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(result, indent=2) + "\n")
+    _write_json(options.json, result)
     print(json.dumps({key: value for key, value in result.items() if key != "per_category"}, indent=2))
+
+
+def _write_json(path: Path | None, result: dict) -> None:
+    if path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(result, indent=2) + "\n")
+
+
+def _benchmark(options: argparse.Namespace) -> None:
+    from .benchmark import as_table, run
+
+    result = run(options.name, options.quick, options.repeats)
+    _write_json(options.json, result)
+    print(as_table(result))
 
 
 def _detect(options: argparse.Namespace) -> None:

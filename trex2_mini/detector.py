@@ -24,6 +24,7 @@ from .checkpoint import CheckpointError, load_model, read_tensors, write_tensors
 from .config import Config
 from .datasets.coco import load_image
 from .datasets.prompts import to_image
+from .layers.deformable_attention import compile_attention
 from .model.image_encoder import ImageFeatures
 from .model.text_prompt import check_names
 from .model.trex2 import TRex2
@@ -91,6 +92,11 @@ class Detector:
         """source: a folder with model.safetensors and config.json, or the name of a checkpoint that comes with the repository."""
         model, config, _ = load_model(source)
         return cls(model, config, device)
+
+    def compile(self) -> Detector:
+        """The same detector with its attention fused by torch.compile; see `compile_attention` for what that needs and costs."""
+        compile_attention(self.model)
+        return self
 
     @torch.inference_mode()
     def encode(self, image: Any) -> EncodedImage:

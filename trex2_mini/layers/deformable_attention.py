@@ -8,6 +8,7 @@ interpolated, with learned weights. Two forms compute the same sum: `levelwise_g
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -46,6 +47,17 @@ def deformable_sum(value: Tensor, shapes: Shapes, locations: Tensor, weights: Te
     return form(value, shapes, locations, weights)
 
 
+def compile_attention(model: nn.Module) -> None:
+    """Let every deformable attention of `model` compute its sum under torch.compile: about twice as fast again in inference on a CPU.
+
+    Needs a C++ compiler at run time, and every new image size waits half a minute for it.
+    """
+    compiled = torch.compile(deformable_sum)
+    for module in model.modules():
+        if isinstance(module, DeformableAttention):
+            module.compiled = compiled
+
+
 class DeformableAttention(nn.Module):
     """query [B, Q, D], reference, value source [B, N, D] -> [B, Q, D]; no residual, no norm."""
 
@@ -54,6 +66,7 @@ class DeformableAttention(nn.Module):
         if dim % heads:
             raise ValueError(f"dim must be a multiple of heads, got dim={dim}, heads={heads}")
         self.heads, self.levels, self.points = heads, levels, points
+        self.compiled: Callable[..., Tensor] | None = None  # see compile_attention
         self.sampling_offsets = nn.Linear(dim, heads * levels * points * 2)
         self.attention_weights = nn.Linear(dim, heads * levels * points)
         self.value_proj = nn.Linear(dim, dim)
@@ -108,4 +121,5 @@ class DeformableAttention(nn.Module):
             if is_point is not None:
                 unit = torch.where(is_point[..., None, None], cell, unit)
         locations = reference[:, :, None, None, None, :2] + offsets * unit[:, :, None, :, None]
-        return self.output_proj(deformable_sum(value, shapes, locations, weights))
+        form = self.compiled or deformable_sum
+        return self.output_proj(form(value, shapes, locations, weights))

@@ -46,7 +46,7 @@ class TextPromptEncoder(nn.Module):
         names = check_names(names)
         if torch.is_grad_enabled() and self.training:
             return self._encode(names)
-        state = tuple((p._version, p.data_ptr(), p.device, p.dtype) for p in self.parameters())
+        state = tuple((_version(p), p.data_ptr(), p.device, p.dtype) for p in self.parameters())
         if state != self._cached_for:
             self._cache, self._cached_for = {}, state
         new = [name for name in dict.fromkeys(names) if name not in self._cache]
@@ -67,6 +67,11 @@ class TextPromptEncoder(nn.Module):
         x = tower.token_embedding(tokens[:, :length]) + tower.positional_embedding[:length]
         x = tower.ln_final(tower.transformer(x, attn_mask=tower.attn_mask[:length, :length]))  # (C, length, width)
         return self.norm(self.projection(x[torch.arange(len(names)), end] @ tower.text_projection))
+
+
+def _version(parameter: Tensor) -> int:
+    """How often it was changed in place. Tensors made in inference mode do not count, and a model built there is not trained."""
+    return -1 if parameter.is_inference() else parameter._version
 
 
 def check_names(names: Sequence[str] | str) -> list[str]:
