@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 
+import numpy as np
 import pytest
 import torch
 from tiny import NAMES, TINY, seeded_model, squares
@@ -13,7 +14,14 @@ from trex2_mini import checkpoint
 from trex2_mini.__main__ import main
 from trex2_mini.checkpoint import CheckpointError, load_model, read_tensors
 from trex2_mini.config import TrainConfig, preset
-from trex2_mini.training import Trainer, iteration_kinds, iteration_losses, learning_rate_factor, make_optimizer
+from trex2_mini.training import (
+    Trainer,
+    iteration_kinds,
+    iteration_losses,
+    learning_rate_factor,
+    make_optimizer,
+    visual_prompts,
+)
 
 
 class Interrupted(Exception):
@@ -170,6 +178,43 @@ def test_resume_refuses_what_is_no_state(tmp_path):
     checkpoint.write_tensors(trainer.state_path, dict(trainer.model.state_dict()))
     with pytest.raises(CheckpointError, match="not a training state"):
         trainer.resume()
+
+
+@pytest.mark.parametrize("cross_image", [0.0, 1.0])
+def test_visual_prompts_of_a_batch(cross_image):
+    """Images 0 and 1 share category 2. Each is asked for it by one vector, its own or (cross_image) the other's; the other one is masked."""
+    labels = [[1, 2, 2], [2], [3]]
+    samples = [dataclasses.replace(squares(i, objects=len(own)), labels=np.array(own)) for i, own in enumerate(labels)]
+    encoded = torch.arange(6.0).view(3, 2, 1).expand(-1, -1, 4)  # V of image i's category number k is 2 i + k
+    prompted = visual_prompts(samples, [[1, 2], [2], [3]], encoded, cross_image, np.random.default_rng(0))
+    assert prompted.prompts[0, :, 0].tolist() == [0, 1, 2, 4]  # image 0's 1 and 2, image 1's 2, image 2's 3
+    swapped = cross_image == 1
+    assert [own.tolist() for own in prompted.targets.labels] == [
+        [0, 2, 2] if swapped else [0, 1, 1],
+        [1 if swapped else 2],
+        [3],
+    ]
+    assert prompted.mask.tolist() == [
+        [True, not swapped, swapped, True],
+        [True, swapped, not swapped, True],
+        [True, True, True, True],
+    ]
+
+
+def test_a_run_may_start_from_a_checkpoint(tmp_path):
+    """Its weights (half precision on disk), a fresh optimizer, step 0; another model's weights are refused."""
+    first = Trainer(tmp_path / "first", TINY, batches, NAMES)
+    checkpoint.save_model(tmp_path / "saved", first.model, TINY)
+    other_seed = dataclasses.replace(TINY, train=dataclasses.replace(TINY.train, seed=5))
+    second = Trainer(tmp_path / "second", other_seed, batches, NAMES)
+    second.start_from(tmp_path / "saved")
+    for name, tensor in second.model.state_dict().items():
+        expected = first.model.state_dict()[name]
+        torch.testing.assert_close(tensor, expected.half().float() if tensor.is_floating_point() else expected)
+    assert second.step == 0 and not second.optimizer.state
+    larger = dataclasses.replace(TINY, model=dataclasses.replace(TINY.model, ffn_dim=96))
+    with pytest.raises(CheckpointError, match="another model"):
+        Trainer(tmp_path / "third", larger, batches, NAMES).start_from(tmp_path / "saved")
 
 
 def test_a_gradient_that_is_not_finite_stops_the_run(tmp_path):

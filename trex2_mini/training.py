@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from .checkpoint import CheckpointError, load_weights, read_tensors, save_model, write_tensors
+from .checkpoint import CheckpointError, load_model, load_weights, read_tensors, save_model, write_tensors
 from .config import Config, TrainConfig
 from .datasets.coco import Sample
 from .datasets.prompts import normalized_boxes, sample_names, sample_regions, to_image
@@ -39,10 +39,17 @@ class Prompted:
 
 
 def text_prompts(model: TRex2, samples: Sequence[Sample], names: Sequence[str], categories: Sequence[int]) -> Prompted:
-    """`categories` (indices into names) as prompts of every image."""
+    """`categories` (indices into names) as prompts of every image; those that were not looked for in an image do not count there."""
     column = {category: index for index, category in enumerate(categories)}
     prompts = model.encode_text([names[c] for c in categories]).expand(len(samples), -1, -1)
-    return Prompted(prompts, None, _targets(samples, [column] * len(samples), prompts.device))
+    mask = None
+    if any(sample.vocabulary is not None for sample in samples):
+        looked_for = [
+            np.ones(len(categories), bool) if s.vocabulary is None else np.isin(categories, s.vocabulary)
+            for s in samples
+        ]
+        mask = torch.from_numpy(np.stack(looked_for)).to(prompts.device)
+    return Prompted(prompts, mask, _targets(samples, [column] * len(samples), prompts.device))
 
 
 def visual_prompts(
@@ -67,8 +74,11 @@ def visual_prompts(
         across = bool(others) and rng.random() < cross_image
         columns[image][category] = int(rng.choice(others)) if across else k
     mask = [
-        [category not in own or column[category] == k for k, (_, category) in enumerate(owner)]
-        for own, column in zip(categories, columns, strict=True)
+        [
+            column[category] == k if category in own else sample.vocabulary is None or category in sample.vocabulary
+            for k, (_, category) in enumerate(owner)
+        ]
+        for sample, own, column in zip(samples, categories, columns, strict=True)
     ]
     targets = _targets(samples, columns, encoded.device)
     return Prompted(vectors.expand(len(samples), -1, -1), torch.tensor(mask, device=encoded.device), targets)
@@ -211,6 +221,15 @@ class Trainer:
                     for k in keys
                 }
         self.step = int(metadata["step"])
+
+    def start_from(self, source: str | Path) -> None:
+        """Begin with a checkpoint's weights: a folder, or the name of one that comes with the repository. The optimizer and the steps start anew."""
+        model, config, path = load_model(source)
+        if config.model != self.config.model:
+            raise CheckpointError(
+                f"{path} is another model than {self.config.name!r}; train with its own --config {path.parent / 'config.json'}"
+            )
+        self.model.load_state_dict(model.state_dict())
 
     def train(self, save_every: int = 250, progress: bool = True, workers: int = 1) -> None:
         """Run until `config.train.steps`; logs every 20 steps, saves every `save_every` and at the end."""

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
+
 import numpy as np
+import torch
+from torchvision import tv_tensors
+from torchvision.ops import box_area
+from torchvision.transforms import v2
 
 from .catalogue import load_catalogue
-from .coco import Sample
+from .coco import CocoDataset, Sample, open_dataset
 from .scenes import SIZES, SceneGenerator
 
 
@@ -26,3 +33,120 @@ class EmojiBatches:
             shared = np.unique(batch[-1].labels) if i % 2 and len(batch[-1].labels) else None
             batch.append(self.generator.scene(step * self.batch_size + i, size, shared))
         return batch
+
+
+class DatasetBatches:
+    """Pictures of a set in COCO format, drawn at random and changed: scaled, cropped, mirrored, colours distorted.
+
+    Two pictures in a row share a category where the set allows it, as emoji scenes do. One size a batch (those of the emoji scenes,
+    times short_side / 192), and nothing is padded but with grey.
+
+    Args:
+        dataset: what to draw from; pictures without any object are left out.
+        short_side: pixels of the shorter side of a batch.
+        least_visible: an object of which the crop shows a smaller share is no target.
+
+    Raises:
+        ValueError: the set has no object.
+    """
+
+    def __init__(
+        self, dataset: CocoDataset, batch_size: int, seed: int = 0, short_side: int = 192, least_visible: float = 0.3
+    ):
+        self.dataset, self.batch_size, self.seed = dataset, batch_size, seed
+        self.short_side, self.least_visible = short_side, least_visible
+        self.names, self.trainable = dataset.names, list(range(len(dataset.names)))
+        label_of = {category: label for label, category in enumerate(dataset.category_ids)}
+        index_of = {image["id"]: index for index, image in enumerate(dataset.coco["images"])}
+        held: dict[int, set[int]] = {}
+        for annotation in dataset.coco["annotations"]:
+            if not annotation.get("iscrowd", 0):
+                held.setdefault(index_of[annotation["image_id"]], set()).add(label_of[annotation["category_id"]])
+        if not held:
+            raise ValueError(f"{dataset.path} holds no object to train on")
+        self._pictures = sorted(held)
+        self._labels = {index: sorted(labels) for index, labels in held.items()}
+        self._with: dict[int, list[int]] = {}
+        for index in self._pictures:
+            for label in self._labels[index]:
+                self._with.setdefault(label, []).append(index)
+
+    def __call__(self, step: int) -> list[Sample]:
+        rng = np.random.default_rng([self.seed, step, 3])
+        height, width = (round(side * self.short_side / 192 / 32) * 32 for side in SIZES[rng.integers(len(SIZES))])
+        batch: list[Sample] = []
+        pool = self._pictures
+        for i in range(self.batch_size):
+            index = pool[rng.integers(len(pool))]
+            pool = self._pictures if i % 2 else self._with[int(rng.choice(self._labels[index]))]
+            batch.append(self._changed(self.dataset[index], height, width, rng))
+        return batch
+
+    def _changed(self, sample: Sample, height: int, width: int, rng: np.random.Generator) -> Sample:
+        """A random view of `sample`, [height, width]."""
+        scale = v2.ScaleJitter((height, width), (0.6, 1.8), antialias=True)
+        view = v2.Compose(
+            [
+                v2.RandomCrop((height, width), pad_if_needed=True, fill=124),
+                v2.RandomHorizontalFlip(),
+                v2.RandomPhotometricDistort(p=0.5),
+            ]
+        )
+        picture = tv_tensors.Image(torch.from_numpy(np.ascontiguousarray(sample.image)).permute(2, 0, 1))
+        boxes = tv_tensors.BoundingBoxes(
+            torch.from_numpy(sample.boxes), format="XYXY", canvas_size=sample.image.shape[:2]
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(rng.integers(2**62)))
+            picture, whole = scale(picture, boxes)
+            picture, boxes = view(picture, whole)
+        kept = (box_area(boxes) >= self.least_visible * box_area(whole)) & (box_area(boxes) >= 9)
+        image = np.ascontiguousarray(picture.permute(1, 2, 0).numpy())
+        return Sample(image, boxes[kept].numpy(), sample.labels[kept.numpy()], sample.image_id)
+
+
+class MixedBatches:
+    """Batches of several sources in turn, each with its share; a batch comes from one source. Categories of one name are one category.
+
+    A source's pictures say nothing about the categories that only other sources know: `Sample.vocabulary` tells which ones count.
+    """
+
+    def __init__(self, sources: Sequence[EmojiBatches | DatasetBatches], shares: Sequence[float], seed: int = 0):
+        if len(sources) != len(shares) or not sources or min(shares) <= 0:
+            raise ValueError(f"expected a share above 0 for each of {len(sources)} sources, got {list(shares)}")
+        self.sources, self.seed = list(sources), seed
+        self.shares = np.array(shares) / sum(shares)
+        self.names = list(dict.fromkeys(name for source in sources for name in source.names))
+        place = {name: label for label, name in enumerate(self.names)}
+        self._label = [np.array([place[name] for name in source.names]) for source in sources]
+        self.trainable = sorted({int(own[c]) for source, own in zip(sources, self._label) for c in source.trainable})
+
+    def __call__(self, step: int) -> list[Sample]:
+        which = int(np.random.default_rng([self.seed, step, 4]).choice(len(self.sources), p=self.shares))
+        own = self._label[which]
+        known = np.sort(own)
+        return [
+            dataclasses.replace(sample, labels=own[sample.labels], vocabulary=known)
+            for sample in self.sources[which](step)
+        ]
+
+
+def open_batches(
+    data: Sequence[str], batch_size: int, seed: int = 0, short_side: int = 192
+) -> EmojiBatches | DatasetBatches | MixedBatches:
+    """data: "emoji" (scenes made on the fly) or anything `open_dataset` takes, each with =SHARE where there are several."""
+    sources, shares = [], []
+    for entry in data:
+        name, separator, share = entry.rpartition("=")
+        name, share = (name, share) if separator else (entry, "1")
+        try:
+            shares.append(float(share))
+        except ValueError:
+            raise ValueError(f"--data {entry}: expected NAME or NAME=SHARE with a number, got {share!r}") from None
+        emoji = name == "emoji"
+        sources.append(
+            EmojiBatches(batch_size, seed)
+            if emoji
+            else DatasetBatches(open_dataset(name), batch_size, seed, short_side)
+        )
+    return sources[0] if len(sources) == 1 else MixedBatches(sources, shares, seed)

@@ -26,6 +26,7 @@ class Sample:
     labels: np.ndarray  # int64 [N], index into the set's `names`
     image_id: int
     areas: np.ndarray | None = None  # float32 [N], pixels of each object (its visible part), where known
+    vocabulary: np.ndarray | None = None  # int64, sorted: the labels that were looked for in the picture; None: all
 
 
 def load_image(source: str | Path | Image.Image | np.ndarray) -> np.ndarray:

@@ -25,9 +25,14 @@ def to_image(array: np.ndarray) -> Tensor:
 def sample_names(
     samples: Sequence[Sample], trainable: Sequence[int], negatives: int, rng: np.random.Generator
 ) -> list[int]:
-    """Text iteration: the batch's categories, then `negatives` others drawn from `trainable`; all as category indices."""
+    """Text iteration: the batch's categories, then `negatives` others drawn from `trainable`; all as category indices.
+
+    Only categories are drawn that were looked for in at least one of the pictures.
+    """
     present = sorted({int(label) for sample in samples for label in sample.labels})
     others = np.setdiff1d(np.asarray(trainable), present)
+    if all(sample.vocabulary is not None for sample in samples):
+        others = np.intersect1d(others, np.concatenate([sample.vocabulary for sample in samples]))
     drawn = rng.choice(others, size=min(negatives, len(others)), replace=False)
     return present + [int(category) for category in drawn]
 
