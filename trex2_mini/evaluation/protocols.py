@@ -32,6 +32,7 @@ from ..model.image_encoder import ImageFeatures
 from ..model.visual_prompt import RegionPrompts
 from .bank import NO_POINTS, encode_in_batches, visual_bank
 from .interactive import Prompts, draw_prompts, echo_detections, only_others
+from .lvis import lvis_ap
 from .metrics import coco_ap
 from .provenance import describe_code, describe_dataset, state_hash
 
@@ -69,9 +70,10 @@ def evaluate(
         seed: of every draw.
 
     Returns:
-        AP, AP50, AP75 in percent, and where they come from: protocol, data, category_set, images, categories (those
-        with ground truth), prompts (names; for visual-i, prompts drawn), seed, checkpoint, checkpoint_hash, dataset,
-        versions, commit, seconds; last per_category {name: AP}.
+        AP, AP50, AP75 in percent by COCO's rules, or on a set with federated annotation by LVIS's, with AP_r, AP_c, AP_f and fixed_AP.
+        Where they come from: protocol, data, category_set, images, categories (those with ground truth), prompts (names;
+        for visual-i, prompts drawn), seed, checkpoint, checkpoint_hash, dataset, versions, commit, seconds; last
+        per_category {name: AP}.
         visual-g, mixed: examples, reference, without_examples (names left out, also of the ground truth).
         visual-i, visual-i-others: echo, the AP, under the same protocol, of answering the prompted box itself.
         visual-i-others: also pairs_with_others and AP_pairs_with_others, see `only_others`.
@@ -91,6 +93,8 @@ def evaluate(
     image_ids = [image["id"] for image in dataset.coco["images"][:limit]]
     trial = Trial(detector, dataset, len(image_ids), batch_size, progress)
     truth, details = dataset.coco, {}
+    federated = all("neg_category_ids" in image for image in truth["images"])
+    measure = lvis_ap if federated else coco_ap
     if protocol == "text":
         detections = text(trial, labels)
         details["prompts"] = len(labels)
@@ -112,10 +116,12 @@ def evaluate(
         echo = only_others(truth, echo, drawn)[1]
         truth, detections, pairs = only_others(truth, detections, drawn)
         there = [d for d in detections if (d["image_id"], d["category_id"]) in pairs]
-        details |= {"pairs_with_others": len(pairs), "AP_pairs_with_others": coco_ap(truth, there, *chosen)["AP"]}
+        details |= {"pairs_with_others": len(pairs), "AP_pairs_with_others": measure(truth, there, *chosen)["AP"]}
     if protocol in ("visual-i", "visual-i-others"):
-        details["echo"] = coco_ap(truth, echo, *chosen)["AP"]
-    scores = coco_ap(truth, detections, *chosen)
+        details["echo"] = measure(truth, echo, *chosen)["AP"]
+    scores = measure(truth, detections, *chosen)
+    if federated:
+        details["fixed_AP"] = lvis_ap(truth, detections, *chosen, fixed=True)["AP"]
     per_category = scores.pop("per_category")
     return {
         "protocol": protocol,
