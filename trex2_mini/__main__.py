@@ -13,8 +13,18 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m trex2_mini", description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
 
-    data = commands.add_parser("data", help="make the embedded data sets")
-    data.add_argument("name", choices=["emoji", "emoji-val", "emoji-reference"], help="'emoji' makes both sets")
+    data = commands.add_parser("data", help="make the embedded sets, fetch parts of COCO and LVIS, or check a set")
+    data.add_argument(
+        "name",
+        help="emoji (what the demo needs), emoji-family (all embedded sets), one of them by name; coco, lvis-train, lvis-val, lvis-minival "
+        "(fetched); check",
+    )
+    data.add_argument("folder", nargs="?", help="check: a set's name or folder")
+    data.add_argument("--images", type=int, default=500, help="coco, lvis: how many pictures (default 500)")
+    data.add_argument("--full", action="store_true", help="coco, lvis: all of them")
+    data.add_argument("--split", default="val2017", choices=["val2017", "train2017"], help="coco (default val2017)")
+    data.add_argument("--ids", type=Path, help="coco: a file with the ids of the pictures, one a line")
+    data.add_argument("--seed", type=int, default=0, help="of the choice of pictures")
     data.set_defaults(command_function=_data)
 
     train = commands.add_parser("train", help="train a model on emoji scenes or on sets in COCO format")
@@ -95,7 +105,13 @@ def main(arguments: list[str] | None = None) -> int:
     benchmark = commands.add_parser("benchmark", help="speed, as ratios against named references in the same run")
     benchmark.add_argument("name", choices=["attention", "model", "training", "evaluation"])
     benchmark.add_argument("--quick", action="store_true", help="small sizes and few rounds: a look, not a measurement")
-    benchmark.add_argument("--repeats", type=int, help="rounds of the median (default 5)")
+    benchmark.add_argument("--repeats", type=int, metavar="N", help="rounds of the median (default 5)")
+    benchmark.add_argument(
+        "--preset",
+        action="append",
+        metavar="NAME",
+        help="model only: measure this preset alone (default all; may be repeated)",
+    )
     benchmark.add_argument("--json", type=Path, help="write the result here")
     benchmark.set_defaults(command_function=_benchmark)
 
@@ -109,13 +125,47 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _data(options: argparse.Namespace) -> None:
+    from .datasets import download
+    from .datasets.coco import open_dataset
+    from .datasets.emoji import EMOJI_SETS
+    from .datasets.formats import LVIS_SETS
+
+    if (options.name == "check") != (options.folder is not None):
+        raise ValueError("expected: data check FOLDER, or data NAME without a folder")
+    if options.images < 1:
+        raise ValueError(f"--images must be at least 1, got {options.images}")
+    if options.name == "check":
+        return _check(options.folder)
+    images = None if options.full else options.images
+    if options.name == "coco":
+        ids = [int(line) for line in options.ids.read_text().split()] if options.ids else None
+        names = [download.coco(options.split, images, options.seed, ids)]
+    elif options.name in LVIS_SETS:
+        names = [download.lvis(options.name, images, options.seed)]
+    else:
+        groups = {"emoji": ["emoji-val", "emoji-reference"], "emoji-family": list(EMOJI_SETS)}
+        names = groups.get(options.name, [options.name])
+    for name in names:
+        dataset = open_dataset(name)
+        boxes = len(dataset.coco["annotations"])
+        print(f"{name}: {len(dataset)} images, {len(dataset.names)} categories, {boxes} boxes in {dataset.images}")
+
+
+def _check(folder: str) -> None:
+    from .datasets.check import check_pictures, statistics
     from .datasets.coco import open_dataset
 
-    for name in ["emoji-val", "emoji-reference"] if options.name == "emoji" else [options.name]:
-        dataset = open_dataset(name)
-        print(
-            f"{name}: {len(dataset)} images, {len(dataset.names)} categories, {len(dataset.coco['annotations'])} boxes in {dataset.images}"
-        )
+    dataset = open_dataset(folder)
+    found = statistics(dataset)
+    print(f"{dataset.path}: {found['images']} images ({found['empty_images']} without objects), {found['boxes']} boxes")
+    print(f"{found['categories']} categories, by number of boxes:")
+    rows = list(found["per_category"].items())
+    for name, counts in rows if len(rows) <= 30 else [*rows[:15], *rows[-15:]]:
+        print(f"  {name:32s} {counts['boxes']:7,d} boxes on {counts['images']:6,d} images")
+    problems = dataset.problems + check_pictures(dataset)
+    for problem in problems[:50]:
+        print(f"problem: {problem}")
+    print(f"{len(problems)} problems" + (", the first 50 are shown" if len(problems) > 50 else ""))
 
 
 def _train(options: argparse.Namespace) -> None:
@@ -183,7 +233,7 @@ def _write_json(path: Path | None, result: dict) -> None:
 def _benchmark(options: argparse.Namespace) -> None:
     from .benchmark import as_table, run
 
-    result = run(options.name, options.quick, options.repeats)
+    result = run(options.name, options.quick, options.repeats, options.preset)
     _write_json(options.json, result)
     print(as_table(result))
 

@@ -7,6 +7,7 @@ A set is one annotation file and a folder of pictures. `open_dataset` knows the 
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from trex2_mini.paths import data_root
+from trex2_mini.datasets.check import cleaned
 
 
 @dataclass
@@ -120,52 +121,58 @@ class CocoDataset:
     Args:
         annotations: the JSON file.
         images: the folder that the pictures' `file_name` is relative to.
+        content: the annotations, if they do not come from the file (which then only gives the set its name).
 
     Raises:
-        ValueError: the file is no COCO annotation file, or names a category or picture that it does not list.
+        ValueError: the file is no COCO annotation file, or names a category or picture that it does not list. What is only
+            doubtful is put into `problems` and warned of; check.py has the table.
         FileNotFoundError: the file or the folder does not exist.
     """
 
-    def __init__(self, annotations: Path | str, images: Path | str) -> None:
+    def __init__(self, annotations: Path | str, images: Path | str, content: dict | None = None) -> None:
         self.path, self.images = Path(annotations), Path(images)
-        if not self.path.is_file():
-            raise FileNotFoundError(f"the annotation file {self.path} does not exist")
+        if content is None:
+            if not self.path.is_file():
+                raise FileNotFoundError(f"the annotation file {self.path} does not exist")
+            try:
+                content = json.loads(self.path.read_text(encoding="utf-8"))
+            except (UnicodeDecodeError, json.JSONDecodeError) as error:
+                raise ValueError(f"{self.path} is not JSON: {error}") from error
         if not self.images.is_dir():
             raise FileNotFoundError(f"the picture folder {self.images} does not exist")
-        try:
-            self.coco: dict = json.loads(self.path.read_text(encoding="utf-8"))
-        except (UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise ValueError(f"{self.path} is not JSON: {error}") from error
-        self._require(self.coco, ("images", "annotations", "categories"), "the file")
-        for kind, keys in (
-            ("images", ("id", "file_name")),
-            ("categories", ("id", "name")),
-            ("annotations", ("image_id", "category_id", "bbox")),
-        ):
-            for place, entry in enumerate(self.coco[kind]):
-                self._require(entry, keys, f"{kind}[{place}]")
+        self.coco, self.problems = cleaned(content, self.path)
+        if self.problems:
+            more = f" and {len(self.problems) - 3} more" if len(self.problems) > 3 else ""
+            warnings.warn(
+                f"{self.path}: {'; '.join(self.problems[:3])}{more} (python -m trex2_mini data check)", stacklevel=2
+            )
         self.categories: list[dict] = sorted(self.coco["categories"], key=lambda category: category["id"])
         self.category_ids: list[int] = [category["id"] for category in self.categories]
-        self.names: list[str] = [category["name"] for category in self.categories]
+        self.names: list[str] = self._prompts([category["name"] for category in self.categories])
         self._label = {category_id: label for label, category_id in enumerate(self.category_ids)}
-        self._annotations: dict[int, list[dict]] = {image["id"]: [] for image in self.coco["images"]}
-        for annotation in self.coco["annotations"]:
-            if annotation["category_id"] not in self._label:
-                raise ValueError(
-                    f"{self.path}: an annotation has category_id {annotation['category_id']!r}, which is not listed"
-                )
-            if annotation["image_id"] not in self._annotations:
-                raise ValueError(
-                    f"{self.path}: an annotation has image_id {annotation['image_id']!r}, which is not listed"
-                )
-            if len(annotation["bbox"]) != 4:
-                raise ValueError(f"{self.path}: bbox must be [x, y, width, height], got {annotation['bbox']!r}")
-            self._annotations[annotation["image_id"]].append(annotation)
+        self._annotations = self.annotations_by_image()
 
-    def _require(self, entry: object, keys: tuple[str, ...], where: str) -> None:
-        missing = [key for key in keys if key not in entry] if isinstance(entry, dict) else list(keys)
-        if missing:
-            raise ValueError(f"{self.path} is not in COCO format: {where} lacks {', '.join(map(repr, missing))}")
+    def _prompts(self, names: list[str]) -> list[str]:
+        """The names, but for those that prompts.json beside the annotation file gives a better phrase: {"name": "phrase"}."""
+        path = self.path.parent / "prompts.json"
+        if not path.is_file():
+            return names
+        try:
+            phrases = json.loads(path.read_text(encoding="utf-8"))
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path} is not JSON: {error}") from error
+        bad = not isinstance(phrases, dict) or not all(isinstance(p, str) and p.strip() for p in phrases.values())
+        unknown = [] if bad else sorted(set(phrases) - set(names))
+        if bad or unknown:
+            raise ValueError(f"{path}: expected {{category name: phrase}}; not names of this set: {unknown[:5]}")
+        return [phrases.get(name, name) for name in names]
+
+    def annotations_by_image(self) -> dict[int, list[dict]]:
+        """{image id: its annotations}, every image of the set."""
+        grouped: dict[int, list[dict]] = {image["id"]: [] for image in self.coco["images"]}
+        for annotation in self.coco["annotations"]:
+            grouped[annotation["image_id"]].append(annotation)
+        return grouped
 
     def __len__(self) -> int:
         return len(self.coco["images"])
@@ -189,36 +196,28 @@ class CocoDataset:
         labels = np.array([self._label[annotation["category_id"]] for annotation in kept], dtype=np.int64)
         sides = (annotation["bbox"][2] * annotation["bbox"][3] for annotation in kept)
         areas = np.array([annotation.get("area", side) for annotation, side in zip(kept, sides)], dtype=np.float32)
-        return Sample(image, boxes[good], labels[good], entry["id"], areas[good])
+        return Sample(image, boxes[good], labels[good], entry["id"], areas[good], self._vocabulary(entry, labels))
+
+    def _vocabulary(self, image: dict, labels: np.ndarray) -> np.ndarray | None:
+        """On a federated set (LVIS): the labels that were looked for everywhere in the picture, or found absent from it."""
+        if "neg_category_ids" not in image:
+            return None
+        absent = [self._label[c] for c in image["neg_category_ids"] if c in self._label]
+        partly = [self._label[c] for c in image.get("not_exhaustive_category_ids", []) if c in self._label]
+        return np.setdiff1d(np.union1d(labels, absent), partly).astype(np.int64)
 
 
 def open_dataset(name: str) -> CocoDataset:
-    """Open a set by its name.
+    """Open a set by its name; formats.py knows them all.
 
     Args:
-        name: "emoji-val" or "emoji-reference" (made on first use), "coco-val2017" or "coco-train2017" (the official
-            files under <data root>/coco), or a folder that holds annotations.json and images/.
+        name: "emoji-val" or another set of the embedded family (made on first use); "coco-val2017", "coco-train2017",
+            "lvis-val", "lvis-minival", "lvis-train" (official files under <data root>); or a folder: annotations.json and
+            images/, a Roboflow export (_annotations.coco.json), or Pascal VOC (one XML a picture).
 
     Raises:
         FileNotFoundError: there is no such set; the message says where it was looked for.
     """
-    from trex2_mini.datasets.emoji import EMOJI_SETS, make_emoji_set
+    from trex2_mini.datasets.formats import open_set
 
-    if name in EMOJI_SETS:
-        folder = make_emoji_set(name, data_root())
-    elif name in ("coco-val2017", "coco-train2017"):
-        root, split = data_root() / "coco", name.removeprefix("coco-")
-        annotations, images = root / "annotations" / f"instances_{split}.json", root / split
-        if not annotations.is_file() or not images.is_dir():
-            raise FileNotFoundError(
-                f"{name} needs {annotations} and the pictures in {images} (unpack COCO's official archives there)"
-            )
-        return CocoDataset(annotations, images)
-    else:
-        folder = Path(name).expanduser()
-    if not (folder / "annotations.json").is_file():
-        known = ", ".join([*EMOJI_SETS, "coco-val2017", "coco-train2017"])
-        raise FileNotFoundError(
-            f"no set {name!r}: expected one of {known}, or a folder with annotations.json and images/"
-        )
-    return CocoDataset(folder / "annotations.json", folder / "images")
+    return open_set(name)

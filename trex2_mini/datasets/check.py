@@ -1,0 +1,168 @@
+"""Annotation files as they are met in the wild: what is refused, what is left out, what is mended, and how it is said.
+
+| what is wrong | what happens |
+|---|---|
+| no JSON, cut short; images, annotations or categories missing; an entry without a needed field | ValueError |
+| two images or two categories with one id; an id that is no whole number; a category without a name | ValueError |
+| an annotation of an image or a category that is not listed; a bbox that is not four numbers | ValueError |
+| a bbox with NaN or infinite numbers | left out, reported |
+| a bbox of no width or height, or wholly outside its image | no target and no prompt; it stays in the ground truth, as COCO's own evaluation has it |
+| a bbox that reaches out of its image | cut at the border |
+| iscrowd | no target and no prompt; evaluation ignores what falls on it |
+| two annotations with one id | both stay (ids of annotations are numbered anew where they matter), reported |
+| ids written as text ("7"), names with spaces around | read as meant, reported |
+| no area, no iscrowd | the box's area, 0 |
+| a recorded size that is not the picture's | the picture's counts; `data check` reports it |
+| a picture that is missing or cannot be read | `data check` reports it; reading it raises an error that names it |
+| two categories with one name | both stay, reported: a text prompt cannot tell them apart |
+| a set without annotations | opens; training and evaluation refuse it |
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+if TYPE_CHECKING:
+    from .coco import CocoDataset
+
+FIELDS = {
+    "images": ("id", "file_name"),
+    "categories": ("id", "name"),
+    "annotations": ("image_id", "category_id", "bbox"),
+}
+
+
+def cleaned(coco: Any, path: Path) -> tuple[dict, list[str]]:
+    """A parsed annotation file after the table above, and what was found wrong with it, by name. Raises ValueError."""
+    _require(coco, tuple(FIELDS), "the file", path)
+    for kind, fields in FIELDS.items():
+        if not isinstance(coco[kind], list):
+            raise ValueError(f"{path} is not in COCO format: {kind!r} is no list")
+        for place, entry in enumerate(coco[kind]):
+            _require(entry, fields, f"{kind}[{place}]", path)
+    problems: list[str] = []
+    images = [entry | {"id": _whole(entry["id"], "image", path, problems)} for entry in coco["images"]]
+    categories = [
+        entry | {"id": _whole(entry["id"], "category", path, problems), "name": _name(entry, path, problems)}
+        for entry in coco["categories"]
+    ]
+    for what, entries in (("images", images), ("categories", categories)):
+        twice = _repeated(entry["id"] for entry in entries)
+        if twice:
+            raise ValueError(f"{path}: two {what} with the id {twice[0]}; give each its own")
+    problems += [f"two categories are named {name!r}" for name in _repeated(c["name"] for c in categories)]
+    known = {"image_id": {image["id"] for image in images}, "category_id": {c["id"] for c in categories}}
+    annotations = []
+    for place, entry in enumerate(coco["annotations"]):
+        entry = dict(entry)
+        for key, ids in known.items():
+            entry[key] = _whole(entry[key], key.removesuffix("_id"), path, problems)
+            if entry[key] not in ids:
+                raise ValueError(f"{path}: an annotation has {key} {entry[key]!r}, which is not listed")
+        if not _four_numbers(entry["bbox"]):
+            raise ValueError(f"{path}: bbox must be [x, y, width, height], got {entry['bbox']!r}")
+        if not all(map(math.isfinite, entry["bbox"])):
+            problems.append(f"annotations[{place}] of image {entry['image_id']}: bbox {entry['bbox']} is left out")
+            continue
+        annotations.append(entry)
+    repeated = _repeated(entry["id"] for entry in annotations if "id" in entry)
+    problems += [f"two annotations have the id {i}" for i in repeated]
+    return coco | {"images": images, "categories": categories, "annotations": annotations}, problems
+
+
+def _require(entry: object, keys: tuple[str, ...], where: str, path: Path) -> None:
+    missing = [key for key in keys if key not in entry] if isinstance(entry, dict) else list(keys)
+    if missing:
+        raise ValueError(f"{path} is not in COCO format: {where} lacks {', '.join(map(repr, missing))}")
+
+
+def _whole(value: Any, what: str, path: Path, problems: list[str]) -> int:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    if isinstance(value, str) and value.strip().lstrip("-").isdigit():
+        text = f"{what} ids are written as text"
+        if text not in problems:
+            problems.append(text)
+        return int(value)
+    raise ValueError(f"{path}: expected a whole number as {what} id, got {value!r}")
+
+
+def _name(category: dict, path: Path, problems: list[str]) -> str:
+    name = category["name"]
+    if not isinstance(name, str) or not name.strip():
+        raise ValueError(f"{path}: category {category['id']} has no name, got {name!r}; a text prompt needs one")
+    if name != name.strip():
+        problems.append(f"the name {name!r} has spaces around it")
+    return name.strip()
+
+
+def _four_numbers(box: Any) -> bool:
+    return (
+        isinstance(box, (list, tuple))
+        and len(box) == 4
+        and all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in box)
+    )
+
+
+def _repeated(values: Any) -> list[Any]:
+    return [value for value, count in Counter(values).items() if count > 1]
+
+
+def check_pictures(dataset: CocoDataset, progress: bool = True) -> list[str]:
+    """What is wrong with a set's pictures and with its boxes on them: opens every file (its header, not its pixels)."""
+    problems, boxes_of = [], dataset.annotations_by_image()
+    for image in tqdm(dataset.coco["images"], desc="checking", unit="picture", disable=not progress):
+        path = dataset.images / image["file_name"]
+        try:
+            with Image.open(path) as picture:
+                turned = picture.getexif().get(0x0112, 1) >= 5
+                width, height = picture.size[::-1] if turned else picture.size
+        except (OSError, SyntaxError) as error:
+            problems.append(
+                f"picture {image['id']}: {path} {'does not exist' if not path.exists() else f'is unreadable: {error}'}"
+            )
+            continue
+        recorded = image.get("width", width), image.get("height", height)
+        if recorded != (width, height):
+            problems.append(f"picture {image['id']}: recorded as {recorded[0]} x {recorded[1]}, is {width} x {height}")
+        for annotation in boxes_of[image["id"]]:
+            x, y, w, h = annotation["bbox"]
+            if w <= 0 or h <= 0:
+                problems.append(f"picture {image['id']}: a box of no size, {annotation['bbox']}")
+            elif x >= width or y >= height or x + w <= 0 or y + h <= 0:
+                problems.append(f"picture {image['id']}: a box outside the picture, {annotation['bbox']}")
+    return problems
+
+
+def statistics(dataset: CocoDataset) -> dict:
+    """What is in a set: counts, objects an image, sides of boxes (square root of the area, px), and images and boxes a category.
+
+    Returns {"images", "boxes", "categories", "empty_images", "objects_an_image": [int], "sides": [float],
+    "per_category": {name: {"images", "boxes"}}}, categories by falling number of boxes.
+    """
+    boxes_of = dataset.annotations_by_image()
+    annotations = [a for own in boxes_of.values() for a in own if not a.get("iscrowd", 0)]
+    name_of = dict(zip(dataset.category_ids, dataset.names))
+    boxes = Counter(name_of[a["category_id"]] for a in annotations)
+    images = Counter(
+        name for name in {(a["image_id"], name_of[a["category_id"]]) for a in annotations} for name in name[1:]
+    )
+    return {
+        "images": len(dataset),
+        "boxes": len(annotations),
+        "categories": len(dataset.names),
+        "empty_images": sum(not own for own in boxes_of.values()),
+        "objects_an_image": [len(own) for own in boxes_of.values()],
+        "sides": [float(np.sqrt(max(a["bbox"][2] * a["bbox"][3], 0))) for a in annotations],
+        "per_category": {
+            name: {"images": images[name], "boxes": boxes[name]}
+            for name in sorted(dataset.names, key=lambda name: (-boxes[name], name))
+        },
+    }

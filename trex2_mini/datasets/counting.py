@@ -1,0 +1,131 @@
+"""Counting sets in the formats they are published in: FSC147 (points, three exemplar boxes a picture) and FSCD-LVIS (boxes).
+
+A counting model is shown a picture and three boxes of what to count. FSC147's points mark every instance; FSCD-LVIS has boxes instead.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from .coco import load_image
+
+SPLITS = ("train", "val", "test")
+EXEMPLARS = 3
+
+
+@dataclass
+class CountingSample:
+    """A picture, what to count on it, and how many there are."""
+
+    image: np.ndarray  # uint8 [H, W, 3], RGB
+    exemplars: np.ndarray  # float32 [3, 4] (or fewer, where the set has fewer), xyxy pixels
+    count: int
+    name: str  # of what is counted
+    file_name: str
+    points: np.ndarray | None = None  # float32 [count, 2], (x, y) pixels: FSC147
+    boxes: np.ndarray | None = None  # float32 [count, 4], xyxy pixels: FSCD-LVIS
+
+
+class CountingDataset:
+    """A split of a counting set in a folder.
+
+    FSC147: annotation_FSC147_384.json, Train_Test_Val_FSC_147.json, ImageClasses_FSC147.txt and images_384_VarV2/.
+    FSCD-LVIS: instances_<split>.json (COCO format), count_<split>.json (three exemplar boxes a picture) and images/.
+
+    Raises:
+        FileNotFoundError: a file of the format is not there.
+        ValueError: an unknown split, or a file that is not what it should be.
+    """
+
+    def __init__(self, folder: str | Path, split: str = "test"):
+        self.folder = Path(folder).expanduser()
+        if split not in SPLITS:
+            raise ValueError(f"unknown split {split!r}; expected one of {', '.join(SPLITS)}")
+        self._entries = (
+            _fsc147(self.folder, split)
+            if (self.folder / "annotation_FSC147_384.json").is_file()
+            else _fscd_lvis(self.folder, split)
+        )
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __iter__(self) -> Iterator[CountingSample]:
+        return (self[index] for index in range(len(self)))
+
+    def __getitem__(self, index: int) -> CountingSample:
+        folder, entry = self._entries[index]
+        return CountingSample(load_image(folder / entry["file_name"]), **entry)
+
+
+def _read(path: Path) -> dict:
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path} does not exist; expected FSC147 (annotation_FSC147_384.json, ...) or FSCD-LVIS (instances_<split>.json, ...)"
+        )
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} is not JSON: {error}") from None
+
+
+def _fsc147(folder: Path, split: str) -> list[tuple[Path, dict]]:
+    annotations = _read(folder / "annotation_FSC147_384.json")
+    files = _read(folder / "Train_Test_Val_FSC_147.json").get(split)
+    if files is None:
+        raise ValueError(f"{folder / 'Train_Test_Val_FSC_147.json'} has no split {split!r}")
+    classes = {}
+    for line in (folder / "ImageClasses_FSC147.txt").read_text(encoding="utf-8").splitlines():
+        file, _, name = line.partition("\t")
+        classes[file.strip()] = name.strip()
+    entries = []
+    for file in files:
+        if file not in annotations:
+            raise ValueError(
+                f"{folder / 'annotation_FSC147_384.json'} knows no picture {file!r} of the split {split!r}"
+            )
+        corners = np.array(annotations[file]["box_examples_coordinates"], np.float32).reshape(-1, 4, 2)
+        points = np.array(annotations[file]["points"], np.float32).reshape(-1, 2)
+        exemplars = np.concatenate([corners.min(1), corners.max(1)], 1)[:EXEMPLARS]
+        entry = {"exemplars": exemplars, "count": len(points), "name": classes.get(file, "object"), "points": points}
+        entries.append((folder / "images_384_VarV2", entry | {"file_name": file}))
+    return entries
+
+
+def _fscd_lvis(folder: Path, split: str) -> list[tuple[Path, dict]]:
+    instances, counting = _read(folder / f"instances_{split}.json"), _read(folder / f"count_{split}.json")
+    for path, content, keys in (
+        (f"instances_{split}.json", instances, ("images", "annotations", "categories")),
+        (f"count_{split}.json", counting, ("images", "annotations")),
+    ):
+        missing = [key for key in keys if key not in content]
+        if missing:
+            raise ValueError(f"{folder / path} lacks {', '.join(missing)}")
+    names = {c["id"]: c["name"] for c in instances["categories"]}
+    exemplars_of = {a["image_id"]: a["boxes"] for a in counting["annotations"]}
+    boxes_of: dict[int, list] = {}
+    category_of: dict[int, int] = {}
+    for annotation in instances["annotations"]:
+        boxes_of.setdefault(annotation["image_id"], []).append(annotation["bbox"])
+        category_of[annotation["image_id"]] = annotation["category_id"]
+    entries = []
+    for image in instances["images"]:
+        if image["id"] not in exemplars_of:
+            raise ValueError(f"{folder / f'count_{split}.json'} has no exemplar boxes of picture {image['id']}")
+        boxes, exemplars = (_xyxy(b) for b in (boxes_of.get(image["id"], []), exemplars_of[image["id"]]))
+        name = names.get(category_of.get(image["id"], -1), "object")
+        entry = {"exemplars": exemplars[:EXEMPLARS], "count": len(boxes), "name": name, "boxes": boxes}
+        entries.append((folder / "images", entry | {"file_name": image["file_name"]}))
+    return entries
+
+
+def _xyxy(boxes: list) -> np.ndarray:
+    """[x, y, width, height] to xyxy."""
+    array = np.array(boxes, np.float32).reshape(-1, 4).copy()
+    array[:, 2:] += array[:, :2]
+    return array

@@ -1,0 +1,177 @@
+"""Sets by name and folders in the formats they come in: COCO, LVIS, Roboflow's export, Pascal VOC. All become a `CocoDataset`.
+
+LVIS's names are cleaned for prompting by one rule, `prompt_name`: underscores become spaces, "bat_(animal)" becomes "bat (animal)".
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+from PIL import Image
+
+from trex2_mini.datasets.coco import CocoDataset
+from trex2_mini.paths import data_root
+
+COCO_SPLITS = ("train2017", "val2017")
+LVIS_SETS = {"lvis-train": "lvis_v1_train", "lvis-val": "lvis_v1_val", "lvis-minival": "lvis_v1_val"}
+PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+
+
+def open_set(name: str) -> CocoDataset:
+    """See `open_dataset`."""
+    from trex2_mini.datasets.emoji import EMOJI_SETS, make_emoji_set
+
+    if name in EMOJI_SETS:
+        folder = make_emoji_set(name, data_root())
+        return CocoDataset(folder / "annotations.json", folder / "images")
+    official = re.fullmatch(rf"coco-({'|'.join(COCO_SPLITS)})(-.+)?", name)
+    if official:
+        return _coco(name, official[1], official[2] or "")
+    part = re.fullmatch(rf"({'|'.join(LVIS_SETS)})(-\d.*)?", name)
+    if part:
+        return _lvis(name, part[1], part[2] is not None)
+    folder = Path(name).expanduser()
+    found = open_folder(folder)
+    if found is None:
+        known = ", ".join([*EMOJI_SETS, *(f"coco-{split}" for split in COCO_SPLITS), *LVIS_SETS])
+        inside = ""
+        if folder.is_dir():
+            parts = [p.name for p in sorted(folder.iterdir()) if p.is_dir() and _looks_like_a_set(p)]
+            inside = f" (its folders {', '.join(parts)} are sets)" if parts else " (the folder holds none of these)"
+        raise FileNotFoundError(
+            f"no set {name!r}{inside}: expected one of {known}, or a folder with annotations.json and images/, "
+            "a Roboflow export (_annotations.coco.json) or Pascal VOC (XML files)"
+        )
+    return found
+
+
+def open_folder(folder: Path) -> CocoDataset | None:
+    """The set in a folder, whatever its format; None where there is none."""
+    if (folder / "annotations.json").is_file():
+        return CocoDataset(folder / "annotations.json", folder / "images")
+    if (folder / "_annotations.coco.json").is_file():
+        return _roboflow(folder)
+    if folder.is_dir() and _voc_files(folder):
+        return _voc(folder)
+    return None
+
+
+def _looks_like_a_set(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in ("annotations.json", "_annotations.coco.json")) or bool(
+        _voc_files(folder)
+    )
+
+
+def _coco(name: str, split: str, subset: str) -> CocoDataset:
+    root = data_root() / "coco"
+    annotations, images = root / "annotations" / f"instances_{split}{subset}.json", root / split
+    if not annotations.is_file() or not images.is_dir():
+        raise FileNotFoundError(
+            f"{name} needs {annotations} and the pictures in {images}: unpack COCO's official archives there, or fetch a part: "
+            "python -m trex2_mini data coco --images 500"
+        )
+    return CocoDataset(annotations, images)
+
+
+def _lvis(name: str, whole: str, subset: bool) -> CocoDataset:
+    path = data_root() / "lvis" / f"{name if subset else LVIS_SETS[whole]}.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{name} needs {path}: fetch it with python -m trex2_mini data {whole}")
+    content = json.loads(path.read_text(encoding="utf-8"))
+    return lvis_dataset(content, path, data_root() / "coco", whole == "lvis-minival")
+
+
+def lvis_dataset(content: dict, path: Path, images: Path, minival: bool = False) -> CocoDataset:
+    """LVIS's annotations over COCO's folders train2017 and val2017 under `images`.
+
+    A picture lies where its `coco_url` says. minival: only those in COCO's val2017. Categories keep LVIS's fields (frequency, synonyms, ...).
+    """
+    kept = []
+    for image in content["images"]:
+        split, file = image["coco_url"].rsplit("/", 2)[-2:]
+        if not minival or split == "val2017":
+            kept.append(image | {"file_name": f"{split}/{file}"})
+    ids = {image["id"] for image in kept}
+    names = [prompt_name(category["name"]) for category in content["categories"]]
+    content = content | {
+        "images": kept,
+        "annotations": [a for a in content["annotations"] if a["image_id"] in ids],
+        "categories": [c | {"name": name, "lvis_name": c["name"]} for c, name in zip(content["categories"], names)],
+    }
+    return CocoDataset(path, images, content)
+
+
+def prompt_name(name: str) -> str:
+    """LVIS's category name as a phrase: "bat_(animal)" -> "bat (animal)"."""
+    return re.sub(r"\s+", " ", name.replace("_", " ")).strip()
+
+
+def _roboflow(folder: Path) -> CocoDataset:
+    """Roboflow's COCO export: the pictures lie beside the file, and category 0 is often no category but the name of the project."""
+    path = folder / "_annotations.coco.json"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
+    if isinstance(content, dict) and {"categories", "annotations"} <= content.keys():
+        used = {a.get("category_id") for a in content["annotations"] if isinstance(a, dict)}
+        parents = {c.get("supercategory") for c in content["categories"] if isinstance(c, dict)}
+        kept = [c for c in content["categories"] if c.get("id") in used or c.get("name") not in parents]
+        content = content | {"categories": kept}
+    return CocoDataset(path, folder, content)
+
+
+def _voc_files(folder: Path) -> list[Path]:
+    own = folder / "Annotations"
+    return sorted((own if own.is_dir() else folder).glob("*.xml"))
+
+
+def _voc(folder: Path) -> CocoDataset:
+    """Pascal VOC: one XML a picture, in Annotations/ with JPEGImages/, or side by side. Its pixels count from 1; "difficult" objects are crowds."""
+    pictures = folder / "JPEGImages" if (folder / "JPEGImages").is_dir() else folder
+    images, annotations, names = [], [], []
+    for number, path in enumerate(_voc_files(folder), 1):
+        root = read_xml(path)
+        file = (root.findtext("filename") or "").strip() or path.stem
+        stem = Path(file.replace("\\", "/")).name
+        found = next(
+            (p for p in (pictures / stem, *(pictures / f"{path.stem}{s}" for s in PICTURES)) if p.is_file()), None
+        )
+        if found is None:
+            raise ValueError(f"{path}: no picture {stem!r} in {pictures}")
+        with Image.open(found) as picture:
+            width, height = picture.size
+        images.append({"id": number, "file_name": found.name, "width": width, "height": height})
+        for entry in root.iter("object"):
+            name, box = (entry.findtext("name") or "").strip(), entry.find("bndbox")
+            try:
+                x1, y1, x2, y2 = (float(box.findtext(key)) for key in ("xmin", "ymin", "xmax", "ymax"))  # type: ignore[union-attr, arg-type]
+            except (AttributeError, TypeError, ValueError):
+                raise ValueError(f"{path}: an object {name!r} has no bndbox with xmin, ymin, xmax, ymax") from None
+            if name not in names:
+                names.append(name)
+            annotations.append(
+                {"id": len(annotations) + 1, "image_id": number, "category_id": name, "bbox": [x1 - 1, y1 - 1, x2 - x1 + 1, y2 - y1 + 1]}
+                | {"iscrowd": int((entry.findtext("difficult") or "0").strip() == "1")}
+            )  # fmt: skip
+    ids = {name: number for number, name in enumerate(sorted(names), 1)}
+    content = {
+        "images": images,
+        "annotations": [a | {"category_id": ids[a["category_id"]]} for a in annotations],
+        "categories": [{"id": number, "name": name} for name, number in ids.items()],
+    }
+    return CocoDataset(folder / "annotations.xml", pictures, content)
+
+
+def read_xml(path: Path) -> ElementTree.Element:
+    """An XML file's root. Files with a document type are refused: nothing in them may be expanded."""
+    text = path.read_text(encoding="utf-8", errors="replace")
+    if "<!DOCTYPE" in text or "<!ENTITY" in text:
+        raise ValueError(f"{path} declares a document type; a plain Pascal VOC file has none")
+    try:
+        return ElementTree.fromstring(text)
+    except ElementTree.ParseError as error:
+        raise ValueError(f"{path} is not XML: {error}") from None
