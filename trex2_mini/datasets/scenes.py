@@ -14,7 +14,7 @@ from PIL import Image, ImageFilter
 
 from trex2_mini.datasets.backgrounds import KINDS, add_clutter, background
 from trex2_mini.datasets.canvas import Canvas, tight_box
-from trex2_mini.datasets.catalogue import icon_pyramid, load_catalogue
+from trex2_mini.datasets.catalogue import EmojiCategory, icon_pyramid, load_catalogue
 from trex2_mini.datasets.coco import Sample
 
 GREY = np.full((3, 3), 1 / 3)  # projects a colour onto the grey axis
@@ -61,6 +61,34 @@ class SceneConfig:
             raise ValueError(f"categories and objects are (least, most), got {self.categories} and {self.objects}")
 
 
+def turned(key: str, side: float, angle: float, flip: float = 1.0, stretch: float = 1.0) -> np.ndarray:
+    """An icon turned, scaled and flipped in one resampling.
+
+    Args:
+        key: of the icon, see `icon_pyramid`.
+        side: its long side before it is turned, px.
+        angle: radians. flip: 1, or -1 for its mirror image. stretch: its width grows by this factor, its height shrinks.
+
+    Returns:
+        float32 [h, w, 4], premultiplied alpha, 0..255.
+    """
+    pyramid = icon_pyramid(key)
+    scale = side / max(pyramid[0].size)
+    level = 0 if scale > 0.5 else 1 if scale > 0.25 else 2
+    icon = pyramid[level]
+    scale = side / max(icon.size)
+    wide, tall = flip * scale * stretch, scale / stretch
+    cosine, sine = np.cos(angle), np.sin(angle)
+    half = icon.width / 2, icon.height / 2
+    width = int(2 * (abs(cosine * wide) * half[0] + abs(sine * tall) * half[1])) + 3
+    height = int(2 * (abs(sine * wide) * half[0] + abs(cosine * tall) * half[1])) + 3
+    # PIL wants the way back, from the patch's pixels to the icon's
+    a, b, d, e = cosine / wide, sine / wide, -sine / tall, cosine / tall
+    matrix = (a, b, half[0] - (a * width + b * height) / 2, d, e, half[1] - (d * width + e * height) / 2)
+    turned = icon.transform((width, height), Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR)
+    return np.asarray(turned, dtype=np.float32)
+
+
 class SceneGenerator:
     """Draws scenes; label index = place in the catalogue.
 
@@ -68,11 +96,21 @@ class SceneGenerator:
         config: the knobs.
         seed: with the scene's index the only source of chance.
         include_novel: also draw the categories kept out of training, with `config.novel_share`.
+        catalogue: the categories, if not all emoji. With a catalogue of novel ones only, name a scene's categories.
     """
 
-    def __init__(self, config: SceneConfig = SceneConfig(), seed: int = 0, include_novel: bool = False) -> None:
+    touching = 0.35  # chance that an object may cover earlier ones from the first try on (later tries always may)
+    copies = (1, 5)  # a repeated category comes this many times more: least, most + 1
+
+    def __init__(
+        self,
+        config: SceneConfig = SceneConfig(),
+        seed: int = 0,
+        include_novel: bool = False,
+        catalogue: Sequence[EmojiCategory] | None = None,
+    ) -> None:
         self.config, self.seed, self.include_novel = config, seed, include_novel
-        catalogue = load_catalogue()
+        catalogue = load_catalogue() if catalogue is None else catalogue
         self.names = [category.name for category in catalogue]
         self._codepoints = [category.codepoint for category in catalogue]
         self._groups = np.array([category.supercategory for category in catalogue])
@@ -80,8 +118,8 @@ class SceneGenerator:
         ranks = np.zeros(len(catalogue))
         ranks[~novel] = np.random.default_rng(0).permutation(int((~novel).sum()))  # the same ranks under every seed
         weights = np.where(novel, 0.0, (ranks + config.tail_offset) ** -config.tail_exponent)
-        weights /= weights.sum()
-        if include_novel:
+        weights /= max(weights.sum(), 1e-12)
+        if include_novel and novel.any():
             weights = weights * (1 - config.novel_share) + novel * config.novel_share / novel.sum()
         self.weights = weights  # float64 [categories], chance of each at a draw
 
@@ -110,6 +148,12 @@ class SceneGenerator:
             areas=np.array(canvas.visible, dtype=np.float32),
         )
 
+    def planned(self, index: int, categories: Sequence[int] | None = None) -> list[int]:
+        """Labels of the objects that scene `index` sets out to hold; a few may find no place when it is painted."""
+        rng = np.random.default_rng([self.seed, index])
+        rng.integers(len(SIZES))
+        return self._labels(rng, categories)
+
     def _labels(self, rng: np.random.Generator, categories: Sequence[int] | None) -> list[int]:
         """The labels of the scene's objects in painting order."""
         config = self.config
@@ -131,7 +175,7 @@ class SceneGenerator:
         extra: list[int] = []
         if rng.random() < config.repeat or len(drawn) < config.objects[0]:
             for label in drawn[: rng.integers(1, 4)]:
-                extra += [label] * int(rng.integers(1, 5))
+                extra += [label] * int(rng.integers(*self.copies))
             extra += [drawn[0]] * (config.objects[0] - len(drawn) - len(extra))
         room = max(config.objects[1] - len(drawn), 0)
         # one object of every category comes before the repetitions: a full scene loses no category for them
@@ -152,7 +196,7 @@ class SceneGenerator:
         config = self.config
         low, high = config.side
         side = low * (high / low) ** rng.beta(*config.side_beta)
-        touching = rng.random() < 0.35  # may it cover earlier objects from the first try on?
+        touching = rng.random() < self.touching
         outside = 0.25 if rng.random() < config.truncate else 0.0
         for attempt in range(4):
             patch = self._patch(rng, label, side)
@@ -185,21 +229,7 @@ class SceneGenerator:
         )
         flip = -1.0 if rng.random() < config.flip else 1.0
         stretch = np.exp(rng.uniform(-config.stretch, config.stretch) / 2)
-        pyramid = icon_pyramid(self._codepoints[label])
-        scale = side / max(pyramid[0].size)
-        level = 0 if scale > 0.5 else 1 if scale > 0.25 else 2
-        icon = pyramid[level]
-        scale = side / max(icon.size)
-        wide, tall = flip * scale * stretch, scale / stretch
-        cosine, sine = np.cos(angle), np.sin(angle)
-        half = icon.width / 2, icon.height / 2
-        width = int(2 * (abs(cosine * wide) * half[0] + abs(sine * tall) * half[1])) + 3
-        height = int(2 * (abs(sine * wide) * half[0] + abs(cosine * tall) * half[1])) + 3
-        # PIL wants the way back, from the patch's pixels to the icon's
-        a, b, d, e = cosine / wide, sine / wide, -sine / tall, cosine / tall
-        matrix = (a, b, half[0] - (a * width + b * height) / 2, d, e, half[1] - (d * width + e * height) / 2)
-        turned = icon.transform((width, height), Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR)
-        return np.asarray(turned, dtype=np.float32)
+        return turned(self._codepoints[label], side, angle, flip, stretch)
 
     def _recolour(self, rng: np.random.Generator, patch: np.ndarray) -> np.ndarray:
         """Brightness, contrast, saturation and hue as one affine map of the (premultiplied) colours."""
