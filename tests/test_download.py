@@ -343,3 +343,46 @@ def test_real_coco_through_the_same_command(server, tmp_path, monkeypatch):
     for image in dataset.coco["images"]:
         file = os.path.join("val2017", image["file_name"])
         assert (tmp_path / "coco" / file).read_bytes() == (source / file).read_bytes()
+
+
+def test_photographs_are_fetched_by_commit_and_scaled(server, tmp_path, monkeypatch):
+    """Two pictures of one set, served under GitHub's paths; then the manifest is wrong about the boxes."""
+    entry = {"name": "eggs", "repository": "someone/eggs", "commit": "abc", "split": "train", "licence": "CC BY 4.0"}
+    entry |= {"images": 2, "boxes": 2, "categories": {"egg_fertile": "fertile egg"}}
+    entry["files"] = [["a b.jpg", 448, 224], ["c.jpg", 100, 80]]
+    notes = {
+        "images": [
+            {"id": 5, "file_name": "a b.jpg"},
+            {"id": 6, "file_name": "c.jpg"},
+            {"id": 7, "file_name": "unused.jpg"},
+        ],
+        "categories": [{"id": 0, "name": "eggs"}, {"id": 1, "name": "egg_fertile"}],
+        "annotations": [{"image_id": image, "category_id": 1, "bbox": [10, 20, 100, 50]} for image in (5, 6, 7)],
+    }
+    server.files["/someone/eggs/abc/train/_annotations.coco.json"] = json.dumps(notes).encode()
+    server.files["/someone/eggs/abc/train/a%20b.jpg"] = jpeg("red", (896, 448))
+    server.files["/someone/eggs/abc/train/c.jpg"] = jpeg("blue", (100, 80))
+    (tmp_path / "manifest.json").write_text(json.dumps([entry]))
+    monkeypatch.setattr(download, "PHOTOS_MANIFEST", tmp_path / "manifest.json")
+    monkeypatch.setenv("TREX2_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("TREX2_GITHUB_URL", server.url)
+    assert main(["data", "photos"]) == 0
+    dataset = open_dataset(str(tmp_path / "data" / "photos" / "eggs"))
+    assert dataset.names == ["fertile egg"] and [s.image.shape for s in dataset] == [(224, 448, 3), (80, 100, 3)]
+    np.testing.assert_array_equal(dataset[0].boxes, [[5, 10, 55, 35]])
+    assert not (tmp_path / "data" / "photos" / "eggs" / "originals").exists()
+    (tmp_path / "manifest.json").write_text(json.dumps([entry | {"name": "again", "boxes": 3}]))
+    with pytest.warns(UserWarning, match="2 boxes came, the manifest has 3"):
+        download.photos()
+    (tmp_path / "manifest.json").write_text(json.dumps([entry | {"name": "third", "files": [["c.jpg", 50, 40]]}]))
+    with pytest.raises(ValueError, match="does not scale to 50 x 40"):
+        download.photos()
+    assert not (tmp_path / "data" / "photos" / "third" / "_annotations.coco.json").exists()
+
+
+def test_the_manifest_of_photographs_names_its_sources():
+    entries = json.loads(download.PHOTOS_MANIFEST.read_text())
+    assert len(entries) == 13 and sum(e["images"] for e in entries) == 2140 and sum(e["boxes"] for e in entries) == 7813
+    for entry in entries:
+        assert len(entry["commit"]) == 40 and len(entry["files"]) == entry["images"]
+        assert entry["licence"] in ("CC BY 4.0", "Public Domain")

@@ -16,8 +16,8 @@ def main(arguments: list[str] | None = None) -> int:
     data = commands.add_parser("data", help="make the embedded sets, fetch parts of COCO and LVIS, or check a set")
     data.add_argument(
         "name",
-        help="emoji (what the demo needs), emoji-family (all embedded sets), one of them by name; coco, lvis-train, lvis-val, lvis-minival "
-        "(fetched); check",
+        help="emoji (what the demo needs), emoji-family (all embedded sets), one of them by name; coco, lvis-train, lvis-val, lvis-minival, "
+        "photos (fetched); check",
     )
     data.add_argument("folder", nargs="?", help="check: a set's name or folder")
     data.add_argument("--images", type=int, default=500, help="coco, lvis: how many pictures (default 500)")
@@ -128,6 +128,7 @@ def _data(options: argparse.Namespace) -> None:
     from .datasets import download
     from .datasets.coco import open_dataset
     from .datasets.emoji import EMOJI_SETS
+    from .datasets.emoji_family import make_family
     from .datasets.formats import LVIS_SETS
 
     if (options.name == "check") != (options.folder is not None):
@@ -142,9 +143,13 @@ def _data(options: argparse.Namespace) -> None:
         names = [download.coco(options.split, images, options.seed, ids)]
     elif options.name in LVIS_SETS:
         names = [download.lvis(options.name, images, options.seed)]
+    elif options.name == "photos":
+        names = download.photos()
     else:
         groups = {"emoji": ["emoji-val", "emoji-reference"], "emoji-family": list(EMOJI_SETS)}
         names = groups.get(options.name, [options.name])
+    if options.name == "emoji-family":  # several sets at a time
+        make_family()
     for name in names:
         dataset = open_dataset(name)
         boxes = len(dataset.coco["annotations"])

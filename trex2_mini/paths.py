@@ -8,6 +8,7 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parent.parent
 CATALOGUE = REPOSITORY / "data" / "emoji_catalogue.csv"
 EMOJI_MANIFEST = REPOSITORY / "data" / "emoji_manifest.json"
+PHOTOS_MANIFEST = REPOSITORY / "data" / "photos_manifest.json"
 
 
 def data_root() -> Path:

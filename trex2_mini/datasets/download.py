@@ -1,4 +1,4 @@
-"""Fetching COCO and LVIS: annotations, and as many pictures as wanted, one by one.
+"""Fetching COCO, LVIS and small sets of photographs: annotations, and as many pictures as wanted, one by one.
 
 Files grow under a name of their own (.part) and get their final name only when they are whole and checked. What was interrupted goes on where it
 stopped (HTTP Range), unless the file on the server has changed meanwhile. COCO's mirrors are given with TREX2_COCO_URL and TREX2_LVIS_URL.
@@ -9,20 +9,23 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import stat
 import tempfile
 import time
+import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 import requests
 from PIL import Image
 from tqdm import tqdm
 
-from ..paths import data_root
+from ..paths import PHOTOS_MANIFEST, data_root
 
 COCO_URL, LVIS_URL = "http://images.cocodataset.org", "https://dl.fbaipublicfiles.com/LVIS"
 COCO_MD5 = {
@@ -31,6 +34,7 @@ COCO_MD5 = {
     "annotations_trainval2017.zip": "f4bbac642086de4f52a3fdda2de5fa2c",
 }
 CHUNK = 1 << 16
+LONGEST = 448  # px, of the photographs of `photos`
 
 
 class DownloadError(OSError):
@@ -292,3 +296,60 @@ def write_text(path: Path, text: str) -> None:
         os.replace(draft, path)
     finally:
         draft.unlink(missing_ok=True)
+
+
+def photos(**options) -> list[str]:
+    """The 13 small sets of photographs that data/photos_manifest.json lists, from their public repositories at a fixed commit, into
+    <data root>/photos: pictures scaled to at most 448 px, boxes with them. Returns their folders, for `open_dataset`.
+
+    Raises DownloadError, and ValueError where a source is not what the manifest says.
+    """
+    base = os.environ.get("TREX2_GITHUB_URL", "https://raw.githubusercontent.com").rstrip("/")
+    folders = []
+    for entry in json.loads(PHOTOS_MANIFEST.read_text(encoding="utf-8")):
+        folder = data_root() / "photos" / entry["name"]
+        source, originals = f"{base}/{entry['repository']}/{entry['commit']}/{entry['split']}", folder / "originals"
+        folders.append(str(folder))
+        if (folder / "_annotations.coco.json").is_file():
+            continue
+        notes = json.loads(fetch(f"{source}/_annotations.coco.json", originals / "notes.json", **options).read_text())
+        files = [file for file, _, _ in entry["files"]]
+        fetch_many([(f"{source}/{quote(file)}", originals / file) for file in files], **options)
+        write_text(folder / "_annotations.coco.json", json.dumps(_scaled_set(entry, notes, originals, folder)))
+        shutil.rmtree(originals)
+    return folders
+
+
+def _scaled_set(entry: dict, notes: dict, originals: Path, folder: Path) -> dict:
+    """Write the scaled pictures of a set and return its annotations, checked against the manifest."""
+    found = {image["file_name"]: image for image in notes["images"]}
+    name_of = {c["id"]: entry["categories"].get(c["name"]) for c in notes["categories"]}
+    names = list(entry["categories"].values())
+    images, annotations = [], []
+    for number, (file, width, height) in enumerate(entry["files"], 1):
+        if file not in found:
+            raise ValueError(f"{entry['repository']} at {entry['commit']} has no picture {file!r}")
+        with Image.open(originals / file) as picture:
+            scale = min(1.0, LONGEST / max(picture.size))
+            scaled = picture.convert("RGB").resize((width, height), Image.Resampling.LANCZOS)
+            if (round(picture.width * scale), round(picture.height * scale)) != (width, height):
+                raise ValueError(
+                    f"{originals / file} is {picture.width} x {picture.height}, which does not scale to {width} x {height}"
+                )
+        scaled.save(folder / f"{number:04d}.jpg", quality=90)
+        images.append(
+            {"id": number, "file_name": f"{number:04d}.jpg", "width": width, "height": height, "source_file": file}
+        )
+        for note in notes["annotations"]:
+            if note["image_id"] == found[file]["id"] and name_of[note["category_id"]]:
+                x, y, w, h = (round(value * scale, 1) for value in note["bbox"])
+                if w > 0 and h > 0:
+                    annotations.append(
+                        {"id": len(annotations) + 1, "image_id": number, "bbox": [x, y, w, h], "area": round(w * h, 2), "iscrowd": 0}
+                        | {"category_id": names.index(name_of[note["category_id"]]) + 1}
+                    )  # fmt: skip
+    if len(annotations) != entry["boxes"]:
+        warnings.warn(f"{entry['name']}: {len(annotations)} boxes came, the manifest has {entry['boxes']}", stacklevel=2)
+    categories = [{"id": number, "name": name} for number, name in enumerate(names, 1)]
+    info = {key: entry[key] for key in ("repository", "commit", "split", "licence")}
+    return {"info": info, "images": images, "annotations": annotations, "categories": categories}
