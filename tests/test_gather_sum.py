@@ -12,18 +12,18 @@ from trex2_mini.layers.gather_sum import gather_sum, weighted_gather
 SHAPES = [(6, 5), (3, 4), (1, 2)]
 
 
-def example(batch=2, queries=7, heads=3, dim=4, points=2, low=-0.3, high=1.3, dtype=torch.float32):
+def example(batch=2, queries=7, heads=3, dim=4, points=2, low=-0.3, high=1.3, dtype=torch.float32, shapes=SHAPES):
     generator = torch.Generator().manual_seed(0)
-    value = torch.randn(batch, sum(h * w for h, w in SHAPES), heads, dim, generator=generator, dtype=dtype)
+    value = torch.randn(batch, sum(h * w for h, w in shapes), heads, dim, generator=generator, dtype=dtype)
     locations = low + (high - low) * torch.rand(
-        batch, queries, heads, len(SHAPES), points, 2, generator=generator, dtype=dtype
+        batch, queries, heads, len(shapes), points, 2, generator=generator, dtype=dtype
     )
-    weights = torch.rand(batch, queries, heads, len(SHAPES), points, generator=generator, dtype=dtype)
+    weights = torch.rand(batch, queries, heads, len(shapes), points, generator=generator, dtype=dtype)
     return [tensor.requires_grad_() for tensor in (value, locations, weights)]
 
 
-def value_and_gradients(function, value, locations, weights):
-    output = function(value, SHAPES, locations, weights)
+def value_and_gradients(function, value, locations, weights, shapes=SHAPES):
+    output = function(value, shapes, locations, weights)
     target = torch.randn(output.shape, generator=torch.Generator().manual_seed(1), dtype=output.dtype)
     return output, *torch.autograd.grad(output, (value, locations, weights), target)
 
@@ -36,6 +36,16 @@ def test_equals_levelwise_grid_sample(low, high, dtype, tolerance):
         value_and_gradients(weighted_gather, *tensors), value_and_gradients(levelwise_grid_sample, *tensors)
     ):
         torch.testing.assert_close(got, expected, atol=tolerance, rtol=10 * tolerance)
+
+
+@pytest.mark.parametrize("shapes", [[(1, 1)], [(7, 3)], [(1, 9), (9, 1)], [(5, 4), (1, 1), (2, 3), (1, 2)]])
+@pytest.mark.parametrize("queries, points", [(0, 2), (1, 1), (5, 3)])
+def test_odd_shapes_and_few_queries(shapes, queries, points):
+    tensors = example(queries=queries, points=points, shapes=shapes)
+    ours, expected = (value_and_gradients(f, *tensors, shapes) for f in (weighted_gather, levelwise_grid_sample))
+    for got, want in zip(ours, expected):
+        assert got.shape == want.shape
+        torch.testing.assert_close(got, want, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("far", [-1e30, -7.0, 9.0, 1e30, float("inf"), -float("inf")])

@@ -2,13 +2,16 @@
 
 Every query looks at `heads x levels x points` positions near its reference and adds up the values found there, bilinearly
 interpolated, with learned weights. Two forms compute the same sum: `levelwise_grid_sample`, the one to read, used on GPUs, and
-`weighted_gather` (gather_sum.py), about three times as fast on a CPU.
+`weighted_gather` (gather_sum.py), about three times as fast on a CPU; `deformable_sum` chooses. `compile_attention` fuses either.
 """
 
 from __future__ import annotations
 
+import functools
 import math
+import shutil
 from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +20,7 @@ from torch import Tensor, nn
 from .gather_sum import weighted_gather
 
 Shapes = list[tuple[int, int]]
+Model = TypeVar("Model", bound=nn.Module)
 
 
 def levelwise_grid_sample(value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor) -> Tensor:
@@ -47,15 +51,31 @@ def deformable_sum(value: Tensor, shapes: Shapes, locations: Tensor, weights: Te
     return form(value, shapes, locations, weights)
 
 
-def compile_attention(model: nn.Module) -> None:
-    """Let every deformable attention of `model` compute its sum under torch.compile: about twice as fast again in inference on a CPU.
+def has_compiler() -> bool:
+    """torch.compile needs a C++ compiler on a CPU."""
+    return any(shutil.which(name) for name in ("c++", "g++", "clang++"))
 
-    Needs a C++ compiler at run time, and every new image size waits half a minute for it.
+
+@functools.cache
+def compiled_sum() -> Callable[..., Tensor]:
+    """`deformable_sum` under torch.compile, which fuses the index arithmetic: for inference. It is compiled (20 s) for as many queries as
+    tokens, and again for any number of queries; both serve every image size.
+
+    On a CPU this needs a C++ compiler at run time; ValueError where there is none.
     """
-    compiled = torch.compile(deformable_sum)
+    if not torch.cuda.is_available() and not has_compiler():
+        raise ValueError(
+            "torch.compile needs a C++ compiler (g++ or clang++), and none was found: install one, or do not ask for it"
+        )
+    return torch.compile(deformable_sum, dynamic=True)
+
+
+def compile_attention(model: Model) -> Model:
+    """The same model; without gradients, every deformable attention in it computes `compiled_sum`. See there for what that needs."""
     for module in model.modules():
         if isinstance(module, DeformableAttention):
-            module.compiled = compiled
+            module.compiled = compiled_sum()
+    return model
 
 
 class DeformableAttention(nn.Module):
@@ -121,5 +141,5 @@ class DeformableAttention(nn.Module):
             if is_point is not None:
                 unit = torch.where(is_point[..., None, None], cell, unit)
         locations = reference[:, :, None, None, None, :2] + offsets * unit[:, :, None, :, None]
-        form = self.compiled or deformable_sum
+        form = deformable_sum if self.compiled is None or torch.is_grad_enabled() else self.compiled
         return self.output_proj(form(value, shapes, locations, weights))

@@ -87,12 +87,16 @@ class _BilinearCorners(torch.autograd.Function):
         x, y = fraction.unbind(-1)
         right = weights * x
         left = weights - right
-        factors = weights.new_empty(*weights.shape, 4)
-        top_left, top_right, low_left, low_right = factors.unbind(-1)
-        torch.mul(left, y, out=low_left)
-        torch.mul(right, y, out=low_right)
-        torch.sub(left, low_left, out=top_left)
-        torch.sub(right, low_right, out=top_right)
+        if torch.compiler.is_compiling():  # no out=: everything up to here becomes one loop
+            low_left, low_right = left * y, right * y
+            factors = torch.stack([left - low_left, right - low_right, low_left, low_right], -1)
+        else:  # half the time of the stack
+            factors = weights.new_empty(*weights.shape, 4)
+            top_left, top_right, low_left, low_right = factors.unbind(-1)
+            torch.mul(left, y, out=low_left)
+            torch.mul(right, y, out=low_right)
+            torch.sub(left, low_left, out=top_left)
+            torch.sub(right, low_right, out=top_right)
         ctx.save_for_backward(locations, weights, size, fraction)
         ctx.mark_non_differentiable(cells)
         return cells, factors

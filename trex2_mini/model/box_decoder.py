@@ -165,7 +165,7 @@ class BoxDecoder(nn.Module):
         offsets = self.token_box(tokens.gather(1, chosen.expand(-1, -1, self.dim)))
         boxes = (offsets + inverse_sigmoid(proposals)).sigmoid()
         chosen_logits = logits.gather(1, chosen.expand(-1, -1, logits.shape[-1]))
-        surplus = features.padding.gather(1, chosen[..., 0])
-        if not bool(surplus.any()):
+        if features.fewest >= chosen.shape[1]:  # padding is chosen last
             return DecoderOutput(chosen_logits, boxes), None
+        surplus = features.padding.gather(1, chosen[..., 0])
         return DecoderOutput(chosen_logits.masked_fill(surplus[..., None], ABSENT), boxes), surplus

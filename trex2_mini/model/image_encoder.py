@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.resources import files
 
 import timm
@@ -53,10 +54,15 @@ class ImageFeatures:
     def device(self) -> torch.device:
         return self.tokens.device
 
+    @cached_property
+    def fewest(self) -> int:
+        """The number of tokens of the image that has fewest, padding not counted. The one time that a GPU is waited for."""
+        return self.padding.shape[1] - int(self.padding.sum(1).max())
+
     @property
     def hidden(self) -> Tensor | None:
         """`padding` for attention: None where no image is padded, so that nothing needs masking."""
-        return self.padding if bool(self.padding.any()) else None
+        return self.padding if self.fewest < self.padding.shape[1] else None
 
     def select(self, indices: Sequence[int]) -> ImageFeatures:
         """The images at `indices` (repeats allowed)."""
@@ -211,7 +217,8 @@ def build_backbone(config: ModelConfig, pretrained: bool) -> tuple[nn.Module, li
     if swin:
         options |= {"strict_img_size": False}
     try:
-        info = timm.create_model(config.backbone, pretrained=False, **options).feature_info
+        with torch.device("meta"):  # its description only: no weights are made
+            info = timm.create_model(config.backbone, pretrained=False, **options).feature_info
     except RuntimeError as error:
         raise ValueError(
             f"unknown backbone {config.backbone!r}: expected a timm model with features_only ({error})"

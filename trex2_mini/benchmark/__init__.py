@@ -1,0 +1,90 @@
+"""`python -m trex2_mini benchmark`: how fast, as ratios against a named reference that is measured in the same run.
+
+What is compared runs in turn (one round of everything, then the next round) after a warm-up; a figure is the median of its rounds. The
+references are `transformers`' Deformable DETR and Grounding DINO (random weights: speed does not depend on them), plain pycocotools, or this
+package without the step in question. `measure.py` says how time and memory are taken.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import time
+from collections.abc import Callable, Iterator, Sequence
+from importlib.metadata import version
+
+import torch
+from tqdm import tqdm
+
+from ..evaluation.provenance import describe_code
+from . import attention, evaluation, model, training
+from .measure import processor
+from .model import PAPER_TABLE_7
+
+__all__ = ["BENCHMARKS", "PAPER_TABLE_7", "as_table", "run"]
+BENCHMARKS: dict[str, Callable[..., Iterator[dict]]] = {
+    module.__name__.rpartition(".")[2]: module.rows for module in (attention, model, training, evaluation)
+}
+
+
+def run(name: str, quick: bool = False, repeats: int | None = None, presets: Sequence[str] | None = None) -> dict:
+    """One of BENCHMARKS.
+
+    quick: small sizes, for a look at what it prints. repeats: rounds, default 5 (quick: 2). presets: those that "model" measures, default
+    all three (quick: nano).
+
+    Returns {"benchmark", "quick", "rounds", "processor", "threads", "versions", "commit", "seconds", "rows", "notes"}. A row is {"what",
+    "ours", "value", "reference", "reference_value", "unit", "ratio", "goal"}: a ratio > 1 says that ours is better (faster, smaller) by
+    that factor; None where there is no reference of the same run. The notes say what was left out.
+    Raises ValueError for an unknown name or preset, and where the package of a reference is missing.
+    """
+    if name not in BENCHMARKS:
+        raise ValueError(f"unknown benchmark {name!r}; expected one of {', '.join(BENCHMARKS)}")
+    if presets and name != "model":
+        raise ValueError(f"presets belong to the benchmark 'model', not to {name!r}")
+    repeats = (2 if quick else 5) if repeats is None else repeats
+    if repeats < 1:
+        raise ValueError(f"repeats must be at least 1, got {repeats}")
+    start = time.perf_counter()
+    torch.manual_seed(0)
+    lines = BENCHMARKS[name](quick, repeats, **({"presets": presets} if presets else {}))
+    lines = list(tqdm(lines, desc=f"benchmark {name}", unit="row", leave=False, disable=None))
+    code = describe_code()
+    if importlib.util.find_spec("transformers"):
+        code["versions"]["transformers"] = version("transformers")
+    return {
+        "benchmark": name,
+        "quick": quick,
+        "rounds": repeats,
+        "processor": processor(),
+        "threads": torch.get_num_threads(),
+        **code,
+        "seconds": round(time.perf_counter() - start, 1),
+        "rows": [line for line in lines if "note" not in line],
+        "notes": [line["note"] for line in lines if "note" in line],
+    }
+
+
+def as_table(result: dict) -> str:
+    """A result of `run` as aligned text."""
+    cells = [("what", "ours", "", "reference", "", "ratio", "goal")]
+    for row in result["rows"]:
+        goal = f">= {row['goal']:g}" if row["goal"] else ""
+        ours, other = _number(row["value"], row["unit"]), _number(row["reference_value"], row["unit"])
+        ratio = "" if row["ratio"] is None else f"{row['ratio']:.2f}x"
+        cells.append((row["what"], row["ours"], ours, row["reference"], other, ratio, goal))
+    widths = [max(len(line[i]) for line in cells) for i in range(7)]
+    right = {2, 4, 5}
+    lines = [
+        "  ".join(c.rjust(w) if i in right else c.ljust(w) for i, (c, w) in enumerate(zip(line, widths))).rstrip()
+        for line in cells
+    ]
+    rounds = f"median of {result['rounds']} rounds" if result["rounds"] > 1 else "one round"
+    head = f"benchmark {result['benchmark']}{' (quick)' if result['quick'] else ''}: {rounds}"
+    head += f", {result['threads']} threads, {result['processor']}, {result['seconds']:.0f} s in all"
+    return "\n".join([head, *lines, *(f"note: {note}" for note in result["notes"])])
+
+
+def _number(value: float | None, unit: str) -> str:
+    if value is None:
+        return ""
+    return f"{1000 * value:,.1f} ms" if unit == "s" and value < 1 else f"{value:,.2f} {unit}"
