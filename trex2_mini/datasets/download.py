@@ -349,7 +349,9 @@ def _scaled_set(entry: dict, notes: dict, originals: Path, folder: Path) -> dict
                         | {"category_id": names.index(name_of[note["category_id"]]) + 1}
                     )  # fmt: skip
     if len(annotations) != entry["boxes"]:
-        warnings.warn(f"{entry['name']}: {len(annotations)} boxes came, the manifest has {entry['boxes']}", stacklevel=2)
+        warnings.warn(
+            f"{entry['name']}: {len(annotations)} boxes came, the manifest has {entry['boxes']}", stacklevel=2
+        )
     categories = [{"id": number, "name": name} for number, name in enumerate(names, 1)]
     info = {key: entry[key] for key in ("repository", "commit", "split", "licence")}
     return {"info": info, "images": images, "annotations": annotations, "categories": categories}
