@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .gather_sum import weighted_gather
+from .gather_sum import gather_padded, pad_levels, weighted_gather
 
 Shapes = list[tuple[int, int]]
 Model = TypeVar("Model", bound=nn.Module)
@@ -58,7 +58,7 @@ def has_compiler() -> bool:
 
 @functools.cache
 def compiled_sum() -> Callable[..., Tensor]:
-    """`deformable_sum` under torch.compile, which fuses the index arithmetic: for inference. It is compiled (20 s) for as many queries as
+    """The sum under torch.compile, which fuses the index arithmetic: for inference. It is compiled (20 s) for as many queries as
     tokens, and again for any number of queries; both serve every image size.
 
     On a CPU this needs a C++ compiler at run time; ValueError where there is none.
@@ -67,7 +67,14 @@ def compiled_sum() -> Callable[..., Tensor]:
         raise ValueError(
             "torch.compile needs a C++ compiler (g++ or clang++), and none was found: install one, or do not ask for it"
         )
-    return torch.compile(deformable_sum, dynamic=True)
+    on_cpu, on_gpu = torch.compile(gather_padded, dynamic=True), torch.compile(levelwise_grid_sample, dynamic=True)
+
+    def form(value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor) -> Tensor:
+        if value.device.type == "cpu":  # copying into the padded maps is faster as it is
+            return on_cpu(pad_levels(value, shapes), shapes, locations, weights)
+        return on_gpu(value, shapes, locations, weights)
+
+    return form
 
 
 def compile_attention(model: Model) -> Model:

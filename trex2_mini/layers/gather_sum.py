@@ -63,10 +63,32 @@ def gather_sum(table: Tensor, indices: Tensor, factors: Tensor) -> Tensor:
     return F.embedding_bag(indices, table, per_sample_weights=factors, mode="sum")
 
 
+class _PadLevels(torch.autograd.Function):
+    """`pad_levels` in one allocation (F.pad and torch.cat take two), once differentiable."""
+
+    @staticmethod
+    def forward(ctx, value: Tensor, shapes: Shapes) -> Tensor:
+        ctx.shapes = shapes
+        padded = value.new_zeros(len(value), sum((h + 2) * (w + 2) for h, w in shapes), *value.shape[2:])
+        for inner, part in zip(_inner(padded, shapes), value.split([h * w for h, w in shapes], 1)):
+            inner.copy_(part.unflatten(1, inner.shape[1:3]))
+        return padded
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
+        return torch.cat([inner.flatten(1, 2) for inner in _inner(grad, ctx.shapes)], 1), None
+
+
+def _inner(padded: Tensor, shapes: Shapes) -> list[Tensor]:
+    """Views of the maps inside their borders, [B, h, w, ...] each."""
+    parts = padded.split([(h + 2) * (w + 2) for h, w in shapes], 1)
+    return [part.unflatten(1, (h + 2, w + 2))[:, 1:-1, 1:-1] for part, (h, w) in zip(parts, shapes)]
+
+
 def pad_levels(value: Tensor, shapes: Shapes) -> Tensor:
     """value [B, N, H, d] -> [B, sum (h+2)*(w+2), H, d]: every level's map with a border of zeros one cell wide."""
-    maps = [part.unflatten(1, shape) for part, shape in zip(value.split([h * w for h, w in shapes], 1), shapes)]
-    return torch.cat([F.pad(level_map, (0, 0, 0, 0, 1, 1, 1, 1)).flatten(1, 2) for level_map in maps], 1)
+    return _PadLevels.apply(value, shapes)
 
 
 class _BilinearCorners(torch.autograd.Function):
@@ -121,22 +143,26 @@ def weighted_gather(value: Tensor, shapes: Shapes, locations: Tensor, weights: T
 
     Multi-scale deformable attention's sum; outside the map the value is zero: positions are clamped to a border of zero cells.
     """
-    batch, _, heads, dim = value.shape
+    return gather_padded(pad_levels(value, shapes), shapes, locations, weights)
+
+
+def gather_padded(padded: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor) -> Tensor:
+    """`weighted_gather` of values that `pad_levels` has padded; what torch.compile can fuse."""
+    batch, _, heads, dim = padded.shape
     queries, points = locations.shape[1], locations.shape[4]
-    padded = pad_levels(value, shapes)  # (B, N', H, d)
     areas = [(h + 2) * (w + 2) for h, w in shapes]
     layout = [(w + 2, sum(areas[:level])) for level, (_, w) in enumerate(shapes)]
     stride, start = (
-        torch.tensor(layout, dtype=torch.int32, device=value.device).repeat_interleave(points, 0).unbind(-1)
+        torch.tensor(layout, dtype=torch.int32, device=padded.device).repeat_interleave(points, 0).unbind(-1)
     )  # (L*P,) each
     size = locations.new_tensor([(w, h) for h, w in shapes]).repeat_interleave(points, 0)  # (L*P, 2)
 
     cells, factors = _BilinearCorners.apply(locations.reshape(-1, len(size), 2), weights.reshape(-1, len(size)), size)
-    image = torch.arange(batch, dtype=torch.int32, device=value.device)[:, None, None] * (padded.shape[1] * heads)
-    owner = image + torch.arange(heads, dtype=torch.int32, device=value.device)  # (B, 1, H)
+    image = torch.arange(batch, dtype=torch.int32, device=padded.device)[:, None, None] * (padded.shape[1] * heads)
+    owner = image + torch.arange(heads, dtype=torch.int32, device=padded.device)  # (B, 1, H)
     first = (cells[..., 1] * stride).add_(cells[..., 0]).add_(start).mul_(heads)  # (B*Q*H, L*P)
     first += owner.expand(-1, queries, -1).reshape(-1, 1)
     below = first + stride * heads
     indices = torch.stack([first, first + heads, below, below + heads], -1)
-    summed = gather_sum(padded.view(-1, dim), indices.flatten(1), factors.flatten(1).to(value.dtype))
+    summed = gather_sum(padded.view(-1, dim), indices.flatten(1), factors.flatten(1).to(padded.dtype))
     return summed.view(batch, queries, heads * dim)
