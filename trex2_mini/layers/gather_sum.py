@@ -77,7 +77,11 @@ class _PadLevels(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
-        return torch.cat([inner.flatten(1, 2) for inner in _inner(grad, ctx.shapes)], 1), None
+        lengths = [h * w for h, w in ctx.shapes]
+        value = grad.new_empty(len(grad), sum(lengths), *grad.shape[2:])
+        for inner, part in zip(_inner(grad, ctx.shapes), value.split(lengths, 1)):
+            part.unflatten(1, inner.shape[1:3]).copy_(inner)
+        return value, None
 
 
 def _inner(padded: Tensor, shapes: Shapes) -> list[Tensor]:
