@@ -309,7 +309,7 @@ def test_all_of_coco_and_chosen_pictures(official, tmp_path, capsys):
 
 
 def test_lvis_takes_its_pictures_from_where_they_lie(official):
-    assert main(["data", "lvis-val", "--full"]) == 0
+    assert main(["data", "lvis", "--full"]) == 0
     whole = open_dataset("lvis-val")
     assert whole.names == ["bat (animal)", "aerosol can", "cat"] and len(whole) == 4
     assert whole[3].image[0, 0, 2] > 200  # the blue one, of train2017

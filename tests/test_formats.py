@@ -168,6 +168,8 @@ def test_statistics_count_what_is_there(tmp_path):
     assert (found["images"], found["boxes"], found["categories"], found["empty_images"]) == (2, 2, 2, 0)
     assert found["per_category"] == {"café ☕": {"images": 1, "boxes": 1}, "cat": {"images": 1, "boxes": 1}}
     assert found["sides"] == [10, 10] and found["objects_an_image"] == [2, 1]
+    assert main(["data", "check", str(tmp_path), "--out", str(tmp_path / "statistics.png")]) == 0
+    assert Image.open(tmp_path / "statistics.png").width > 500
 
 
 def test_prompts_of_ones_own(tmp_path):

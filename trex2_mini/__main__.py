@@ -16,10 +16,11 @@ def main(arguments: list[str] | None = None) -> int:
     data = commands.add_parser("data", help="make the embedded sets, fetch parts of COCO and LVIS, or check a set")
     data.add_argument(
         "name",
-        help="emoji (what the demo needs), emoji-family (all embedded sets), one of them by name; coco, lvis-train, lvis-val, lvis-minival, "
+        help="emoji (what the demo needs), emoji-family (all embedded sets), one of them by name; coco, lvis (lvis-val), lvis-train, lvis-minival, "
         "photos (fetched); check",
     )
     data.add_argument("folder", nargs="?", help="check: a set's name or folder")
+    data.add_argument("--out", type=Path, help="check: a picture of the statistics")
     data.add_argument("--images", type=int, default=500, help="coco, lvis: how many pictures (default 500)")
     data.add_argument("--full", action="store_true", help="coco, lvis: all of them")
     data.add_argument("--split", default="val2017", choices=["val2017", "train2017"], help="coco (default val2017)")
@@ -136,7 +137,9 @@ def _data(options: argparse.Namespace) -> None:
     if options.images < 1:
         raise ValueError(f"--images must be at least 1, got {options.images}")
     if options.name == "check":
-        return _check(options.folder)
+        return _check(options.folder, options.out)
+    if options.name == "lvis":
+        options.name = "lvis-val"
     images = None if options.full else options.images
     if options.name == "coco":
         ids = [int(line) for line in options.ids.read_text().split()] if options.ids else None
@@ -156,7 +159,7 @@ def _data(options: argparse.Namespace) -> None:
         print(f"{name}: {len(dataset)} images, {len(dataset.names)} categories, {boxes} boxes in {dataset.images}")
 
 
-def _check(folder: str) -> None:
+def _check(folder: str, out: Path | None) -> None:
     from .datasets.check import check_pictures, statistics
     from .datasets.coco import open_dataset
 
@@ -167,6 +170,11 @@ def _check(folder: str) -> None:
     rows = list(found["per_category"].items())
     for name, counts in rows if len(rows) <= 30 else [*rows[:15], *rows[-15:]]:
         print(f"  {name:32s} {counts['boxes']:7,d} boxes on {counts['images']:6,d} images")
+    if out:
+        from .plots import save_statistics
+
+        save_statistics(found, out)
+        print(f"picture: {out}")
     problems = dataset.problems + check_pictures(dataset)
     for problem in problems[:50]:
         print(f"problem: {problem}")

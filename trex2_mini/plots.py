@@ -70,3 +70,17 @@ def _all(prompts: Mapping | Sequence | None, columns: int) -> np.ndarray:
         if groups
         else np.zeros((0, columns))
     )
+
+
+def save_statistics(found: dict, path: str | Path) -> None:
+    """A picture of what `datasets.check.statistics` found: the long tail, the objects' sizes, the objects an image."""
+    figure, axes = plt.subplots(1, 3, figsize=(12, 3), layout="constrained")
+    boxes = [counts["boxes"] for counts in found["per_category"].values()]
+    axes[0].plot(range(1, len(boxes) + 1), boxes)
+    axes[0].set(title="the long tail", xlabel="category, most frequent first", ylabel="boxes", yscale="symlog")
+    axes[1].hist(found["sides"], bins=40)
+    axes[1].set(title="sizes", xlabel="square root of a box's area, px", ylabel="boxes")
+    axes[2].hist(found["objects_an_image"], bins=range(max(found["objects_an_image"], default=0) + 2))
+    axes[2].set(title="objects an image", xlabel="objects", ylabel="images")
+    figure.savefig(path)
+    plt.close(figure)
