@@ -16,6 +16,8 @@ from collections.abc import Collection, Iterable, Sequence
 
 import numpy as np
 
+from .metrics import check_ids, mean_precision
+
 FREQUENCIES = ("r", "c", "f")
 PER_IMAGE, PER_CATEGORY = 300, 10_000
 
@@ -47,14 +49,10 @@ def lvis_ap(
     images, categories = _checked(dataset_json)
     categories_asked = set(categories) if category_ids is None else set(category_ids)
     images_asked = set(images) if image_ids is None else set(image_ids)
-    for what, asked, known in (
-        ("category_ids", categories_asked, categories),
-        ("image_ids", images_asked, images),
-        ("the detections' category_id", {d["category_id"] for d in detections}, categories),
-        ("the detections' image_id", {d["image_id"] for d in detections}, images),
-    ):
-        if not asked <= set(known):
-            raise ValueError(f"{what}: {sorted(asked - set(known), key=str)[:5]} not in the set; expected its own ids")
+    check_ids(categories_asked, categories, "category_ids")
+    check_ids(images_asked, images, "image_ids")
+    check_ids({d["category_id"] for d in detections}, categories, "the detections' category_id")
+    check_ids({d["image_id"] for d in detections}, images, "the detections' image_id")
 
     def counts(entry: dict) -> bool:
         return entry["image_id"] in images_asked and entry["category_id"] in categories_asked
@@ -98,9 +96,13 @@ def lvis_ap(
     precision = 100 * np.asarray(evaluation.eval["precision"])[..., 0, 0]  # (10 IoU thresholds, recalls, categories)
     order = list(evaluation.params.catIds)
     frequency = np.array([categories[c]["frequency"] for c in order])
-    result = {"AP": _mean(precision), "AP50": _mean(precision[0]), "AP75": _mean(precision[5])}
-    result |= {f"AP_{group}": _mean(precision[..., frequency == group]) for group in FREQUENCIES}
-    each = {categories[c]["name"]: _mean(precision[..., k]) for k, c in enumerate(order)}
+    result = {
+        "AP": mean_precision(precision),
+        "AP50": mean_precision(precision[0]),
+        "AP75": mean_precision(precision[5]),
+    }
+    result |= {f"AP_{group}": mean_precision(precision[..., frequency == group]) for group in FREQUENCIES}
+    each = {categories[c]["name"]: mean_precision(precision[..., k]) for k, c in enumerate(order)}
     return result | {"per_category": {name: ap for name, ap in each.items() if ap is not None}}
 
 
@@ -127,9 +129,3 @@ def _checked(dataset_json: dict) -> tuple[dict[int, dict], dict[int, dict]]:
     if unknown:
         raise ValueError(f"expected frequencies r, c and f, got {sorted(map(str, unknown))}")
     return images, categories
-
-
-def _mean(precision: np.ndarray) -> float | None:
-    """What has no ground truth is marked with a negative precision."""
-    known = precision[precision >= 0]
-    return float(known.mean()) if known.size else None

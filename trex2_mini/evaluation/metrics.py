@@ -44,10 +44,10 @@ def coco_ap(
     images = {image["id"] for image in dataset_json["images"]}
     categories_asked = set(names) if category_ids is None else set(category_ids)
     images_asked = images if image_ids is None else set(image_ids)
-    _check(categories_asked, names, "category_ids")
-    _check(images_asked, images, "image_ids")
-    _check({d["category_id"] for d in detections}, names, "the detections' category_id")
-    _check({d["image_id"] for d in detections}, images, "the detections' image_id")
+    check_ids(categories_asked, names, "category_ids")
+    check_ids(images_asked, images, "image_ids")
+    check_ids({d["category_id"] for d in detections}, names, "the detections' category_id")
+    check_ids({d["image_id"] for d in detections}, images, "the detections' image_id")
 
     def asked(entry: dict) -> bool:
         return entry["image_id"] in images_asked and entry["category_id"] in categories_asked
@@ -65,14 +65,19 @@ def coco_ap(
         evaluation.evaluate()
         evaluation.accumulate()
     precision = 100 * evaluation.eval["precision"][..., 0]  # (10 IoU thresholds, recalls, categories, sizes: all first)
-    result = {"AP": _mean(precision[..., 0]), "AP50": _mean(precision[0, ..., 0]), "AP75": _mean(precision[5, ..., 0])}
+    result = {
+        "AP": mean_precision(precision[..., 0]),
+        "AP50": mean_precision(precision[0, ..., 0]),
+        "AP75": mean_precision(precision[5, ..., 0]),
+    }
     if sizes:
-        result |= {f"AP_{size}": _mean(precision[..., place]) for place, size in enumerate(SIZES, 1)}
-    each = {names[category]: _mean(precision[:, :, k, 0]) for k, category in enumerate(sorted(with_truth))}
+        result |= {f"AP_{size}": mean_precision(precision[..., place]) for place, size in enumerate(SIZES, 1)}
+    each = {names[category]: mean_precision(precision[:, :, k, 0]) for k, category in enumerate(sorted(with_truth))}
     return result | {"per_category": {name: ap for name, ap in each.items() if ap is not None}}
 
 
-def _check(asked: Collection[int], known: Collection[int], what: str) -> None:
+def check_ids(asked: Collection[int], known: Collection[int], what: str) -> None:
+    """Raises ValueError that names the ids of `asked` that are not in `known`."""
     unknown = sorted(set(asked) - set(known), key=str)
     if unknown:
         raise ValueError(f"{what}: {unknown[:5]} not in the set; expected ids of its own categories and images")
@@ -96,7 +101,7 @@ def _index(entries: list[dict], image_ids: Collection[int], category_ids: Collec
     return coco
 
 
-def _mean(precision: np.ndarray) -> float | None:
+def mean_precision(precision: np.ndarray) -> float | None:
     """pycocotools marks what has no ground truth with a negative precision."""
     known = precision[precision >= 0]
     return float(known.mean()) if known.size else None
