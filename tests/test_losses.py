@@ -10,16 +10,17 @@ import torch
 from tiny import COLOURS, NAMES, TINY, TINY_MODEL, picture, seeded_model, squares
 
 from trex2_mini.boxes import normalized_to_xyxy
-from trex2_mini.config import TrainConfig
+from trex2_mini.config import preset
 from trex2_mini.datasets.prompts import normalized_boxes, to_image
 from trex2_mini.losses.alignment import alignment_loss
 from trex2_mini.losses.criterion import Targets, detection_losses
 from trex2_mini.losses.matcher import match
+from trex2_mini.losses.recognition import token_recognition_loss
 from trex2_mini.model.box_decoder import DecoderOutput
 from trex2_mini.model.denoising import Denoising
 from trex2_mini.training import iteration_losses, make_optimizer
 
-RECIPE = TrainConfig()
+RECIPE = preset("swin_t").train  # the weights of the paper
 
 
 @pytest.fixture(autouse=True)
@@ -280,3 +281,22 @@ def test_learns_one_picture():
     for column, box in enumerate(normalized_boxes(sample)):
         best = output.boxes[0, output.logits[0, :, column].argmax()]
         assert (best - box).abs().max() < 0.1, (COLOURS[sample.labels[column]], best, box)
+
+
+def test_token_recognition_by_hand():
+    """Two overlapping boxes: the smaller owns the shared token, every object weighs the same, tokens outside do not count."""
+    centres = torch.tensor([[[0.1, 0.1], [0.5, 0.5], [0.6, 0.5], [0.95, 0.95]], [[0.5, 0.5]] * 4])
+    big, small = [0.4, 0.4, 0.8, 0.8], [0.5, 0.5, 0.1, 0.1]
+    targets = Targets(
+        [torch.tensor([2, 0]), torch.zeros(0, dtype=torch.long)], [torch.tensor([big, small]), torch.zeros(0, 4)]
+    )
+    logits = torch.randn(2, 4, 3, generator=torch.Generator().manual_seed(0))
+    logits[0, :, 1] = -torch.inf  # a prompt that does not count on this image
+    logits[1] = -torch.inf
+    logits.requires_grad_()
+    loss = token_recognition_loss(logits, centres, targets)
+    of = -logits[0].log_softmax(-1)
+    torch.testing.assert_close(loss, ((of[0, 2] + of[2, 2]) / 2 + of[1, 0]) / 2)
+    loss.backward()
+    assert torch.isfinite(logits.grad).all() and not logits.grad[0, 3].any() and not logits.grad[1].any()
+    assert token_recognition_loss(logits[1:], centres[1:], Targets(targets.labels[1:], targets.boxes[1:])) == 0

@@ -17,7 +17,7 @@ from transformers.loss.loss_deformable_detr import DeformableDetrHungarianMatche
 from transformers.models.deformable_detr import modeling_deformable_detr as theirs
 
 from trex2_mini.boxes import inverse_sigmoid
-from trex2_mini.config import TrainConfig
+from trex2_mini.config import preset
 from trex2_mini.layers import deformable_attention, gather_sum
 from trex2_mini.layers.deformable_attention import DeformableAttention
 from trex2_mini.layers.position import image_position, sine_embedding
@@ -271,7 +271,7 @@ def test_criterion_equals_transformers():
         DeformableDetrHungarianMatcher(2, 5, 2), logits.shape[-1], 0.25, ["labels", "boxes"]
     )
     expected = reference({"logits": logits, "pred_boxes": boxes}, targets)
-    ours = detection_losses(DecoderOutput(logits, boxes), Targets(labels, truth), TrainConfig())
+    ours = detection_losses(DecoderOutput(logits, boxes), Targets(labels, truth), preset("swin_t").train)
     for name, weight, key in (("class", 1, "loss_ce"), ("l1", 5, "loss_bbox"), ("giou", 2, "loss_giou")):
         assert_same(ours[name], weight * expected[key], name)
 
@@ -304,7 +304,7 @@ def test_criterion_equals_plain_loop():
             corners = [box_convert(torch.tensor([box]), "cxcywh", "xyxy") for box in (a, b)]
             assert value == pytest.approx(float(generalized_box_iou(*corners)), abs=1e-5)
             giou += 1 - value
-    ours = detection_losses(DecoderOutput(logits, boxes), Targets(labels, truth), TrainConfig())
+    ours = detection_losses(DecoderOutput(logits, boxes), Targets(labels, truth), preset("swin_t").train)
     assert [float(ours[k]) for k in ("class", "l1", "giou")] == pytest.approx(
         [focal / 5, 5 * l1 / 5, 2 * giou / 5], abs=1e-5
     )

@@ -190,7 +190,8 @@ def _train(options: argparse.Namespace) -> None:
     config = dataclasses.replace(config, train=_changed(config.train, options.set))
     if options.random_weights:  # nothing is frozen then
         config = dataclasses.replace(config, model=dataclasses.replace(config.model, backbone_pretrained=False))
-    batches = open_batches(options.data, config.train.batch_size, config.train.seed, config.model.short_side)
+    recipe = config.train
+    batches = open_batches(options.data, recipe.batch_size, recipe.seed, config.model.short_side, recipe.balance)
     trainer = Trainer(
         options.run,
         config,

@@ -59,7 +59,7 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """The recipe. Learning rates and loss weights are the paper's where it gives them (section 3)."""
+    """The recipe of `nano`. The presets `swin_*` have the paper's learning rates and loss weights (section 3)."""
 
     steps: int = 5000
     batch_size: int = 8
@@ -76,6 +76,9 @@ class TrainConfig:
         0  # visual iterations for one text iteration; 0: both in every iteration, on one encoding of the images
     )
     text_first_steps: int = 0  # text iterations only, at the start (spec section 9)
+    balance: float = (
+        0.5  # share of the pictures that are drawn for a category drawn evenly; the others follow the data's long tail
+    )
     cross_image: float = 0.5  # chance that an image is asked for a category by another image's visual prompt (the paper: 0, spec section 9)
     text_negatives: int = 100  # names sampled from the categories that are in no image of the batch
     denoising_queries: int = (
@@ -87,10 +90,13 @@ class TrainConfig:
     cost_class: float = 2.0
     cost_l1: float = 5.0
     cost_giou: float = 2.0
-    loss_class: float = 1.0
+    loss_class: float = 2.0
     loss_l1: float = 5.0
     loss_giou: float = 2.0
-    loss_align: float = 1.0
+    loss_align: float = 3.0
+    loss_token: float = (
+        2.0  # recognition at every token of the encoder, in training only (not the paper's; losses/recognition.py)
+    )
     focal_alpha: float = 0.25
     focal_gamma: float = 2.0
     amp: bool = False  # bfloat16 autocast
@@ -193,8 +199,12 @@ def _swin(name: str, backbone: str, batch_size: int) -> Config:
         lr_text=1e-5,
         clip_norm=0.1,
         visual_per_text=8,
+        balance=0.0,
         cross_image=0.0,
         text_negatives=80,
+        loss_class=1.0,
+        loss_align=1.0,
+        loss_token=0.0,
         denoising_queries=200,
         amp=True,
     )

@@ -23,6 +23,7 @@ from .datasets.coco import Sample
 from .datasets.prompts import normalized_boxes, sample_names, sample_regions, to_image
 from .losses.alignment import alignment_loss
 from .losses.criterion import Targets, detection_losses
+from .losses.recognition import token_recognition_loss
 from .model.trex2 import TRex2
 from .model.visual_prompt import RegionPrompts
 
@@ -129,6 +130,9 @@ def iteration_losses(
         output = model.decode(features, asking.prompts, asking.mask, denoising, auxiliary=True)
         for name, value in detection_losses(output, asking.targets, config, asking.mask, denoising).items():
             losses[f"{kind}/{name}"] = value
+        if config.loss_token:
+            told = token_recognition_loss(output.tokens, features.centres, asking.targets)
+            losses[f"{kind}/token"] = config.loss_token * told
     if config.loss_align and "visual" in prompted:
         column = torch.tensor([asked.index(c) for own in categories for c in own], device=device)
         aligned = alignment_loss(prompted["visual"].prompts[0], prompted["text"].prompts[0], column)

@@ -18,13 +18,15 @@ from .scenes import SIZES, SceneGenerator
 
 class EmojiBatches:
     """Fresh emoji scenes without end; one picture size a batch, so that nothing is padded. Every second scene holds the categories of
-    the one before it, so that visual prompts can be trained across images."""
+    the one before it, so that visual prompts can be trained across images. balance: see `open_batches`."""
 
-    def __init__(self, batch_size: int, seed: int = 0):
+    def __init__(self, batch_size: int, seed: int = 0, balance: float = 0.0):
         self.batch_size = batch_size
         self.generator = SceneGenerator(seed=10_000 + seed)
         self.names = self.generator.names
         self.trainable = [index for index, category in enumerate(load_catalogue()) if not category.novel]
+        self.generator.weights = (1 - balance) * self.generator.weights
+        self.generator.weights[self.trainable] += balance / len(self.trainable)
 
     def __call__(self, step: int) -> list[Sample]:
         size = SIZES[np.random.default_rng([self.generator.seed, step]).integers(len(SIZES))]
@@ -44,6 +46,7 @@ class DatasetBatches:
     Args:
         dataset: what to draw from; pictures without any object are left out.
         short_side: pixels of the shorter side of a batch.
+        balance: see `open_batches`.
         least_visible: an object of which the crop shows a smaller share is no target.
 
     Raises:
@@ -51,9 +54,15 @@ class DatasetBatches:
     """
 
     def __init__(
-        self, dataset: CocoDataset, batch_size: int, seed: int = 0, short_side: int = 192, least_visible: float = 0.3
+        self,
+        dataset: CocoDataset,
+        batch_size: int,
+        seed: int = 0,
+        short_side: int = 192,
+        balance: float = 0.0,
+        least_visible: float = 0.3,
     ):
-        self.dataset, self.batch_size, self.seed = dataset, batch_size, seed
+        self.dataset, self.batch_size, self.seed, self.balance = dataset, batch_size, seed, balance
         self.short_side, self.least_visible = short_side, least_visible
         self.names, self.trainable = dataset.names, list(range(len(dataset.names)))
         label_of = {category: label for label, category in enumerate(dataset.category_ids)}
@@ -75,10 +84,12 @@ class DatasetBatches:
         rng = np.random.default_rng([self.seed, step, 3])
         height, width = (round(side * self.short_side / 192 / 32) * 32 for side in SIZES[rng.integers(len(SIZES))])
         batch: list[Sample] = []
-        pool = self._pictures
+        held = sorted(self._with)
         for i in range(self.batch_size):
+            if i % 2 == 0:
+                pool = self._with[int(rng.choice(held))] if rng.random() < self.balance else self._pictures
             index = pool[rng.integers(len(pool))]
-            pool = self._pictures if i % 2 else self._with[int(rng.choice(self._labels[index]))]
+            pool = self._with[int(rng.choice(self._labels[index]))]  # the next picture shares a category with this one
             batch.append(self._changed(self.dataset[index], height, width, rng))
         return batch
 
@@ -132,9 +143,12 @@ class MixedBatches:
 
 
 def open_batches(
-    data: Sequence[str], batch_size: int, seed: int = 0, short_side: int = 192
+    data: Sequence[str], batch_size: int, seed: int = 0, short_side: int = 192, balance: float = 0.0
 ) -> EmojiBatches | DatasetBatches | MixedBatches:
-    """data: "emoji" (scenes made on the fly) or anything `open_dataset` takes, each with =SHARE where there are several."""
+    """data: "emoji" (scenes made on the fly) or anything `open_dataset` takes, each with =SHARE where there are several.
+
+    balance (0..1): the share of draws that take every category with the same chance; the others follow the data's long tail.
+    """
     sources, shares = [], []
     for entry in data:
         name, separator, share = entry.rpartition("=")
@@ -145,8 +159,8 @@ def open_batches(
             raise ValueError(f"--data {entry}: expected NAME or NAME=SHARE with a number, got {share!r}") from None
         emoji = name == "emoji"
         sources.append(
-            EmojiBatches(batch_size, seed)
+            EmojiBatches(batch_size, seed, balance)
             if emoji
-            else DatasetBatches(open_dataset(name), batch_size, seed, short_side)
+            else DatasetBatches(open_dataset(name), batch_size, seed, short_side, balance)
         )
     return sources[0] if len(sources) == 1 else MixedBatches(sources, shares, seed)

@@ -28,14 +28,15 @@ ABSENT = -1e4  # the logit of a query that stands for nothing: no score, no grad
 class DecoderOutput:
     """logits [B, Q, C] (before the sigmoid; absent prompts are -inf) and boxes [B, Q, 4] (cxcywh in 0..1 of each image).
 
-    With `auxiliary`, also one such output for each earlier layer and, last, for the encoder's selection; with denoising queries,
-    `denoising` holds their outputs, one a layer.
+    With `auxiliary`, also one such output for each earlier layer and, last, for the encoder's selection, and `tokens` [B, N, C], the logits of
+    all the encoder's tokens; with denoising queries, `denoising` holds their outputs, one a layer.
     """
 
     logits: Tensor
     boxes: Tensor
     auxiliary: list[DecoderOutput] = field(default_factory=list)
     denoising: list[DecoderOutput] = field(default_factory=list)
+    tokens: Tensor | None = None
 
 
 class DecoderLayer(nn.Module):
@@ -106,7 +107,7 @@ class BoxDecoder(nn.Module):
         auxiliary: bool = False,
     ) -> DecoderOutput:
         """prompts [B, C, D] (V, T or a mixture); prompt_mask [B, C] False where a prompt is padding or must not count on that image."""
-        selected, surplus = self._select(features, prompts, prompt_mask)
+        selected, surplus, tokens = self._select(features, prompts, prompt_mask)
         queries = self.content.weight[: selected.boxes.shape[1]].expand(len(prompts), -1, -1)
         anchors = selected.boxes.detach()
         blocked = None
@@ -142,16 +143,16 @@ class BoxDecoder(nn.Module):
                 noisy.append(DecoderOutput(logits[:, :extra], boxes[:, :extra]))
         final = outputs[-1]
         if auxiliary:
-            final.auxiliary = [*outputs[:-1], selected]
+            final.auxiliary, final.tokens = [*outputs[:-1], selected], tokens
             final.denoising = noisy if extra else []
         return final
 
     def _select(
         self, features: ImageFeatures, prompts: Tensor, prompt_mask: Tensor | None
-    ) -> tuple[DecoderOutput, Tensor | None]:
+    ) -> tuple[DecoderOutput, Tensor | None, Tensor]:
         """The tokens most similar to any prompt, as (logits, boxes); their boxes are the decoder's first anchors.
 
-        Also surplus [B, Q]: True where an image of the batch has fewer tokens than queries (None where none has).
+        Also surplus [B, Q]: True where an image of the batch has fewer tokens than queries (None where none has); and the logits [B, N, C] of all.
         """
         tokens = self.token_norm(self.token_projection(features.tokens.masked_fill(features.padding[..., None], 0.0)))
         logits = self.logits(tokens, prompts, prompt_mask)  # (B, N, C)
@@ -166,6 +167,6 @@ class BoxDecoder(nn.Module):
         boxes = (offsets + inverse_sigmoid(proposals)).sigmoid()
         chosen_logits = logits.gather(1, chosen.expand(-1, -1, logits.shape[-1]))
         if features.fewest >= chosen.shape[1]:  # padding is chosen last
-            return DecoderOutput(chosen_logits, boxes), None
+            return DecoderOutput(chosen_logits, boxes), None, logits
         surplus = features.padding.gather(1, chosen[..., 0])
-        return DecoderOutput(chosen_logits.masked_fill(surplus[..., None], ABSENT), boxes), surplus
+        return DecoderOutput(chosen_logits.masked_fill(surplus[..., None], ABSENT), boxes), surplus, logits
