@@ -66,17 +66,17 @@ def test_imported_modules_are_found():
 
 @pytest.mark.parametrize("path", source_files(), ids=lambda path: path.relative_to(REPOSITORY).as_posix())
 def test_every_import_is_a_declared_requirement(path):
-    in_tests = (
-        path.is_relative_to(REPOSITORY / "tests") or path.name == "benchmark.py"
-    )  # whose references are developers' packages
-    declared = requirements("dev") if in_tests else requirements()
+    """The package may import its optional extras (where a function needs one); tests, benchmarks and notebooks also developers' packages."""
+    in_tests = path.is_relative_to(REPOSITORY / "tests")
+    developers = in_tests or path.suffix == ".ipynb" or path.is_relative_to(REPOSITORY / "trex2_mini" / "benchmark")
+    declared = requirements(*(set(PROJECT["optional-dependencies"]) - (set() if developers else {"dev"})))
     own = {"trex2_mini"} | ({file.stem for file in path.parent.glob("*.py")} | {"tests"} if in_tests else set())
     distributions = packages_distributions()  # PIL -> pillow, skimage -> scikit-image, ...
     for module in imported_modules(code_of(path)) - own - sys.stdlib_module_names:
         names = {canonicalize_name(name) for name in distributions.get(module, [module])}
         assert names & declared.keys(), (
             f"{path.relative_to(REPOSITORY)} imports {module!r}, of {sorted(names)}: declare it in pyproject.toml, "
-            + ("under dependencies or the extra dev" if in_tests else "under dependencies")
+            + ("under dependencies or the extra dev" if developers else "under dependencies or an extra")
         )
 
 

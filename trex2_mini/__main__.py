@@ -50,6 +50,14 @@ def main(arguments: list[str] | None = None) -> int:
     train.add_argument("--device", default="cpu")
     train.set_defaults(command_function=_train)
 
+    distil = commands.add_parser(
+        "distil", help="give a checkpoint a text tower that has learned from a sentence encoder"
+    )
+    distil.add_argument("--start-from", default="nano-emoji", help="checkpoint: a folder, or a shipped name")
+    distil.add_argument("--out", required=True, help="folder to write, for train --start-from")
+    distil.add_argument("--steps", type=int, default=1000)
+    distil.set_defaults(command_function=_distil)
+
     evaluate = commands.add_parser("evaluate", help="measure a checkpoint by one of the paper's protocols")
     evaluate.add_argument(
         "--data", default="emoji-val", help="emoji-val, or a folder with annotations.json and images/"
@@ -225,6 +233,12 @@ def _changed(train, pairs: list[str]):
         except (ValueError, KeyError):
             raise ValueError(f"--set {pair}: expected {key} to be {known[key].__name__}, got {value!r}") from None
     return dataclasses.replace(train, **changes)
+
+
+def _distil(options: argparse.Namespace) -> None:
+    from .text_distillation import distil_checkpoint
+
+    print(json.dumps(distil_checkpoint(options.start_from, options.out, options.steps)))
 
 
 def _evaluate(options: argparse.Namespace) -> None:
