@@ -268,6 +268,20 @@ def test_a_detector_that_knows_colours_is_perfect(data, protocol, categories, po
     assert list(result["per_category"]) == expected and result["categories"] == len(expected)
 
 
+def test_synonyms_are_asked_for(data):
+    """Each colour goes by the other's name here: a detector that knows its colours ranks the wrong objects first."""
+    swapped = copy.deepcopy(data)
+    for category, others in zip(swapped.categories, (["red", "green"], ["red", "blue"], [])):
+        category["synonyms"] = others
+    result = evaluate(ColourDetector(), swapped, "text", synonyms=True, progress=False)
+    assert (result["prompts"], result["synonyms"]) == (2, True) and result["AP"] < 50
+    assert list(result["per_category"]) == ["red", "green"]
+    with pytest.raises(ValueError, match="no category has synonyms"):
+        evaluate(ColourDetector(), data, "text", synonyms=True, progress=False)
+    with pytest.raises(ValueError, match="'text', not for 'visual-i'"):
+        evaluate(ColourDetector(), swapped, "visual-i", synonyms=True, progress=False)
+
+
 def test_others_protocol(data):
     result = evaluate(ColourDetector(), data, "visual-i-others", progress=False)
     assert result["AP"] == result["AP_pairs_with_others"] == pytest.approx(100) and result["echo"] == 0

@@ -72,6 +72,7 @@ def main(arguments: list[str] | None = None) -> int:
         "--examples", type=int, default=16, metavar="N", help="images a category for Visual-G (default 16)"
     )
     evaluate.add_argument("--points", action="store_true", help="Visual-I with centre points instead of boxes")
+    evaluate.add_argument("--synonyms", action="store_true", help="text asks by the first synonym instead of the name")
     evaluate.add_argument("--limit", type=int, help="only the first so many images")
     evaluate.add_argument("--seed", type=int, default=0)
     evaluate.add_argument("--json", type=Path, help="write the result here")
@@ -246,7 +247,8 @@ def _evaluate(options: argparse.Namespace) -> None:
 
     result = evaluate(
         options.checkpoint, options.data, options.protocol, options.categories,
-        reference=options.reference, examples=options.examples, points=options.points, limit=options.limit, seed=options.seed,
+        reference=options.reference, examples=options.examples, points=options.points,
+        synonyms=options.synonyms, limit=options.limit, seed=options.seed,
     )  # fmt: skip
     _write_json(options.json, result)
     print(json.dumps({key: value for key, value in result.items() if key != "per_category"}, indent=2))

@@ -51,6 +51,7 @@ def evaluate(
     reference: str | Path | CocoDataset = "emoji-reference",
     examples: int = 16,
     points: bool = False,
+    synonyms: bool = False,
     limit: int | None = None,
     seed: int = 0,
     batch_size: int = 8,
@@ -66,6 +67,7 @@ def evaluate(
         reference: where visual-g and mixed draw their examples; categories are looked up there by name.
         examples: N, reference images a category.
         points: the visual-i protocols prompt with centre points instead of boxes.
+        synonyms: text asks by each category's first synonym instead of its name; those without one are left out.
         limit: only the first so many images.
         seed: of every draw.
 
@@ -89,6 +91,10 @@ def evaluate(
     start = time.perf_counter()
     dataset = _open(data)
     labels = choose_labels(dataset, categories)
+    if synonyms and protocol != "text":
+        raise ValueError(f"synonyms are for the protocol 'text', not for {protocol!r}")
+    phrases = first_synonyms(dataset) if synonyms else dict(enumerate(dataset.names))
+    labels = [label for label in labels if label in phrases]
     detector, weights = _detector(checkpoint)
     image_ids = [image["id"] for image in dataset.coco["images"][:limit]]
     trial = Trial(detector, dataset, len(image_ids), batch_size, progress)
@@ -96,8 +102,8 @@ def evaluate(
     federated = all("neg_category_ids" in image for image in truth["images"])
     measure = lvis_ap if federated else coco_ap
     if protocol == "text":
-        detections = text(trial, labels)
-        details["prompts"] = len(labels)
+        detections = text(trial, labels, [phrases[label] for label in labels])
+        details |= {"prompts": len(labels), "synonyms": synonyms}
     elif protocol in ("visual-g", "mixed"):
         references = _open(reference)
         names = [dataset.names[label] for label in labels]
@@ -166,10 +172,23 @@ class Trial:
         return encode_in_batches(self.detector, self.dataset, range(self.images), self.batch_size, title)
 
 
-def text(trial: Trial, labels: list[int]) -> list[dict]:
-    """Text: the names of `labels` are the prompts of every image. Returns detections as COCO results."""
+def first_synonyms(dataset: CocoDataset) -> dict[int, str]:
+    """label -> the first of the category's synonyms that is not its name (LVIS lists the name too, and writes _ for a space)."""
+    found = {}
+    for label, category in enumerate(dataset.categories):
+        others = [s.replace("_", " ") for s in category.get("synonyms", []) if s != category["name"]]
+        if others:
+            found[label] = others[0]
+    if not found:
+        raise ValueError(f"{dataset.path}: no category has synonyms")
+    return found
+
+
+def text(trial: Trial, labels: list[int], phrases: list[str] | None = None) -> list[dict]:
+    """Text: the names of `labels`, or `phrases`, one for each, are the prompts of every image. Returns detections as COCO results."""
+    phrases = [trial.dataset.names[label] for label in labels] if phrases is None else phrases
     with torch.inference_mode():
-        prompts = trial.detector.model.encode_text([trial.dataset.names[label] for label in labels])
+        prompts = trial.detector.model.encode_text(phrases)
     return _same_prompts(trial, labels, prompts)
 
 
