@@ -51,10 +51,12 @@ def main(arguments: list[str] | None = None) -> int:
     train.set_defaults(command_function=_train)
 
     distil = commands.add_parser(
-        "distil", help="give a checkpoint a text tower that has learned from a sentence encoder"
+        "distil", help="teach the text tower of a checkpoint more words, with a sentence encoder"
     )
-    distil.add_argument("--start-from", default="nano-emoji", help="checkpoint: a folder, or a shipped name")
-    distil.add_argument("--out", required=True, help="folder to write, for train --start-from")
+    distil.add_argument(
+        "--checkpoint", default="nano-emoji", help="a folder, or a shipped name; trained on emoji scenes"
+    )
+    distil.add_argument("--out", required=True, help="folder to write")
     distil.add_argument("--steps", type=int, default=1000)
     distil.set_defaults(command_function=_distil)
 
@@ -239,7 +241,7 @@ def _changed(train, pairs: list[str]):
 def _distil(options: argparse.Namespace) -> None:
     from .text_distillation import distil_checkpoint
 
-    print(json.dumps(distil_checkpoint(options.start_from, options.out, options.steps)))
+    print(json.dumps(distil_checkpoint(options.checkpoint, options.out, options.steps)))
 
 
 def _evaluate(options: argparse.Namespace) -> None:

@@ -1,10 +1,11 @@
-"""Teach the small text tower what words mean: its embeddings of many names take the geometry of a sentence encoder's.
+"""Teach the small text tower words that no picture taught it, with a sentence encoder as the teacher.
 
 A tower that has read only the training names knows nothing of others. The paper starts from CLIP's tower, whose weights need a network; the
 sentence encoder MiniLM (all-MiniLM-L6-v2, Apache-2.0) comes as a package. It is needed here and never again: detection uses the tower alone.
 
-The targets are the teacher's embeddings, centred, in their D main directions, each brought to mean 0 and variance 1, like T. Names come from
-ImageNet's synsets (timm carries them), Unicode's pictographs and the emoji catalogue with its synonyms: words only, no picture of any of them.
+The detector keeps its T of the names it was trained with. Every other word shall mean a mixture of those, weighted by how near it is to each in
+the teacher's eyes: "cattle" becomes nearly "cow", "lynx" something between "leopard" and "tiger". The words come from ImageNet's synsets
+(timm carries them), Unicode's pictographs and the emoji catalogue with its synonyms: words only, no picture of any of them.
 """
 
 from __future__ import annotations
@@ -74,42 +75,39 @@ def teacher_embeddings(names: Sequence[str], batch_size: int = 256) -> Tensor:
     return result
 
 
-def targets_of(embeddings: Tensor, dim: int) -> Tensor:
-    """What T shall be: [n, E] -> [n, dim], each row of mean 0 and variance 1. Raises ValueError where dim > E or n < dim."""
-    if dim > min(embeddings.shape):
-        raise ValueError(
-            f"expected at least {dim} names with embeddings of at least {dim} numbers, got {tuple(embeddings.shape)}"
-        )
-    centred = embeddings - embeddings.mean(0)
-    _, _, directions = torch.linalg.svd(centred, full_matrices=False)
-    return F.layer_norm(centred @ directions[:dim].T, (dim,))
+def mixtures(embeddings: Tensor, known: Tensor, vectors: Tensor, temperature: float = 0.05) -> Tensor:
+    """What T shall be: for each word the mean of the known names' T, weighted by softmax(cosine / temperature) in the teacher's space.
+
+    embeddings [n, E] and known [K, E], of unit length; vectors [K, D] -> [n, D]
+    """
+    return (embeddings @ known.T / temperature).softmax(-1) @ vectors
 
 
 def distil(
     encoder: TextPromptEncoder,
     names: Sequence[str],
     targets: Tensor,
+    known: Sequence[str],
+    vectors: Tensor,
     steps: int = 1000,
-    often: Sequence[str] = (),
-    lr: float = 1.5e-3,
+    lr: float = 1e-3,
     batch_size: int = 512,
     seed: int = 0,
 ) -> float:
-    """Train `encoder` until its T point where the targets point; 1,000 steps take about six minutes on two cores.
+    """Train `encoder` until T of `names` points where `targets` points and T of `known` is `vectors`; 1,000 steps take about six minutes.
 
     Args:
-        names, targets: [n] and [n, D].
-        often: names among them of which some are in every batch.
+        names, targets: n words and [n, D].
+        known, vectors: K names and [K, D]; some are in every batch, and they have to be met in length too.
 
     Returns:
-        The mean cosine on names kept aside (one in 40, none of `often`).
+        The mean cosine on words kept aside (one in 40, none that is known).
     """
-    rng, often_set = np.random.default_rng(seed), set(often)
-    favoured = np.array([i for i, name in enumerate(names) if name in often_set], dtype=int)
-    others = np.setdiff1d(np.arange(len(names)), favoured)
+    rng = np.random.default_rng(seed)
+    place = {name: i for i, name in enumerate(known)}
+    others = np.array([i for i, name in enumerate(names) if name not in place])
     aside, learned = np.split(rng.permutation(others), [len(others) // 40])
-    learned = np.concatenate([learned, favoured])
-    length = np.array([len(name) for name in names])  # names of like length share a batch: less padding
+    length = np.array([len(name) for name in names])  # words of like length share a batch: less padding
     optimizer = torch.optim.AdamW(encoder.parameters(), lr=lr, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, lr, total_steps=steps, pct_start=0.1, anneal_strategy="linear"
@@ -121,64 +119,49 @@ def distil(
             order = learned[np.argsort(length[learned] + 4 * rng.random(len(learned)), kind="stable")]
             batches = np.array_split(order, max(1, len(order) // batch_size))
             rng.shuffle(batches)
-        chosen = batches.pop()
-        if len(favoured):
-            chosen = np.concatenate([chosen, rng.choice(favoured, batch_size // 4)])
-        cosine = F.cosine_similarity(encoder([names[i] for i in chosen]), targets[chosen])
+        chosen, kept = batches.pop(), rng.choice(len(known), batch_size // 4)
+        embedded = encoder([names[i] for i in chosen] + [known[i] for i in kept])
+        meant = 1 - F.cosine_similarity(embedded[: len(chosen)], targets[chosen]).mean()
         optimizer.zero_grad(set_to_none=True)
-        (1 - cosine).mean().backward()
+        (meant + F.mse_loss(embedded[len(chosen) :], vectors[kept])).backward()
         optimizer.step()
         schedule.step()
     encoder.eval()
-    return (
-        float(F.cosine_similarity(encoder([names[i] for i in aside]), targets[aside]).mean())
-        if len(aside)
-        else float("nan")
-    )
-
-
-@torch.no_grad()
-def graft(encoder: TextPromptEncoder, old: TextPromptEncoder, names: Sequence[str], ridge: float = 100.0) -> float:
-    """Turn a distilled encoder's projection so that its T lie as near as they can to those of `old`, which a detector was trained with.
-
-    names: those the detector knows. A strong ridge keeps what holds for all of them and thus for other names. Returns their mean cosine.
-    """
-    hidden: list[Tensor] = []
-    hook = encoder.projection.register_forward_pre_hook(lambda _, inputs: hidden.append(inputs[0]))
-    encoder.eval()._encode(list(names))
-    hook.remove()
-    wanted = old.eval()(names)
-    inner = F.layer_norm((wanted - old.norm.bias) / old.norm.weight, wanted.shape[1:])
-    given = F.pad(hidden[0], (0, 1), value=1.0)
-    penalty = ridge * hidden[0].std() ** 2 * torch.eye(given.shape[1])
-    solved = torch.linalg.solve(given.T @ given + penalty, given.T @ inner)
-    encoder.projection.weight.copy_(solved[:-1].T)
-    encoder.projection.bias.copy_(solved[-1])
-    encoder.norm.load_state_dict(old.norm.state_dict())
-    return float(F.cosine_similarity(encoder(names), wanted).mean())
+    return float(F.cosine_similarity(encoder([names[i] for i in aside]), targets[aside]).mean())
 
 
 def distil_checkpoint(source: str | Path, out: str | Path, steps: int = 1000) -> dict:
-    """Write to `out` the checkpoint `source` with a distilled text tower, for `train --start-from`.
+    """Write to `out` the checkpoint `source`, trained on emoji, with a text tower that knows more words.
 
     Returns what was measured; it is also in distillation.json.
     """
     began = time.perf_counter()
     model, config, _ = load_model(source)
-    old, _, _ = load_model(source)
     encoder = model.text_prompt_encoder
-    names, favoured = noun_list(), catalogue_names()
-    targets = targets_of(teacher_embeddings(names), config.model.dim)
-    aside = distil(encoder, names, targets, steps, favoured)
-    known = [category.name for category in load_catalogue() if not category.novel]
+    catalogue = [category for category in load_catalogue() if not category.novel]
+    known = [category.name for category in catalogue]
+    vectors = encoder(known).detach().clone()
+    names = noun_list()
+    embeddings = teacher_embeddings(names)
     place = {name: i for i, name in enumerate(names)}
-    learned = F.cosine_similarity(encoder(favoured).detach(), targets[[place[name] for name in favoured]]).mean()
-    result = {
-        "names": len(names), "steps": steps, "cosine_aside": round(aside, 3), "cosine_catalogue": round(float(learned), 3),
-        "cosine_grafted": round(graft(encoder, old.text_prompt_encoder, known), 3),
-    }  # fmt: skip
+    targets = mixtures(embeddings, embeddings[[place[name] for name in known]], vectors)
+
+    def synonyms_found() -> float:
+        """Share of the first synonyms whose nearest trained name is their own."""
+        pairs = [(i, category.synonyms[0]) for i, category in enumerate(catalogue) if category.synonyms]
+        nearest = (encoder([synonym for _, synonym in pairs]) @ vectors.T).argmax(1).tolist()
+        return round(float(np.mean([i == own for own, (i, _) in zip(nearest, pairs)])), 3)
+
+    with torch.no_grad():
+        before = synonyms_found()
+    aside = distil(encoder, names, targets, known, vectors, steps)
+    with torch.no_grad():
+        kept = F.cosine_similarity(encoder(known), vectors).mean()
+        result = {
+            "source": str(source), "words": len(names), "steps": steps, "cosine_aside": round(aside, 3), "cosine_known": round(float(kept), 4),
+            "synonyms_found": synonyms_found(), "synonyms_found_before": before, "seconds": round(time.perf_counter() - began),
+        }  # fmt: skip
     out = Path(out)
     save_model(out, model, config)
-    result["seconds"] = round(time.perf_counter() - began)
     (out / "distillation.json").write_text(json.dumps(result, indent=2) + "\n")
     return result
