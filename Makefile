@@ -9,6 +9,10 @@ TORCH_INDEX ?=
 # How many seconds one notebook cell may take in `make test`.
 CELL_TIMEOUT ?= 900
 
+# Where `make kit` puts what a machine without a network needs, and what pip downloads for it (setuptools builds the package there).
+KIT ?= runs/kit
+KIT_PACKAGES ?= ".[dev]" pip setuptools wheel
+
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 DEMO := runs/demo
@@ -17,7 +21,7 @@ DEMO := runs/demo
 export PYDEVD_DISABLE_FILE_VALIDATION := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lab lint data clean
+.PHONY: help install demo test lab lint data kit clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -63,6 +67,19 @@ lint: $(STAMP) ## ruff on the package, the tests and the notebooks
 
 lab: data ## open the notebooks in JupyterLab
 	$(PY) -m jupyterlab notebooks/00_quickstart.ipynb $(LAB_ARGS)
+
+kit: data ## pack wheels, the repository and the prepared sets for machines without a network (KIT=folder, TORCH_INDEX; several GB)
+	@mkdir -p "$(KIT)/wheels"
+ifneq ($(TORCH_INDEX),)
+	$(PY) -m pip download --dest "$(KIT)/wheels" torch torchvision --index-url "$(TORCH_INDEX)"
+endif
+	$(PY) -m pip download --dest "$(KIT)/wheels" --find-links "$(KIT)/wheels" $(if $(TORCH_INDEX),--extra-index-url "$(TORCH_INDEX)") $(KIT_PACKAGES)
+	git archive --prefix trex2_mini/ --output "$(KIT)/trex2_mini.tar.gz" HEAD
+	tar czf "$(KIT)/data.tar.gz" data/emoji-*/
+	@printf '%s\n' 'On a machine without a network, of the same system and Python version ($(shell $(PY) -c "import platform, sys; print(platform.platform(), sys.version.split()[0])" 2>/dev/null)), in this folder:' '' \
+	  '    tar xzf trex2_mini.tar.gz && tar xzf data.tar.gz -C trex2_mini && cd trex2_mini' \
+	  '    PIP_NO_INDEX=1 PIP_FIND_LINKS="$$PWD/../wheels" make lab' > "$(KIT)/INSTALL.txt"
+	@du -sh "$(KIT)"/* && cat "$(KIT)/INSTALL.txt"
 
 clean: ## remove what can be made again: the demo's output, the embedded sets, caches (trained runs and .venv stay)
 	rm -rf $(DEMO) data/emoji-*/ .pytest_cache .ruff_cache build *.egg-info
