@@ -80,8 +80,8 @@ def main(arguments: list[str] | None = None) -> int:
     evaluate.add_argument("--json", type=Path, help="write the result here")
     evaluate.set_defaults(command_function=_evaluate)
 
-    detect = commands.add_parser("detect", help="detect on one image")
-    detect.add_argument("image", type=Path)
+    detect = commands.add_parser("detect", help="detect on a picture, or on all of a folder")
+    detect.add_argument("image", type=Path, help="a picture or a folder of them")
     detect.add_argument("--text", help="names, separated by commas")
     detect.add_argument(
         "--box",
@@ -99,6 +99,8 @@ def main(arguments: list[str] | None = None) -> int:
         metavar=("X", "Y"),
         help="an example on the image, in pixels; may be repeated",
     )
+    detect.add_argument("--bank", type=Path, help="a prompt bank that PromptBank.save wrote")
+    detect.add_argument("--json", type=Path, help="of a folder: the COCO file to write; an interrupted run goes on")
     detect.add_argument("--name", default="object", help="the name of what the boxes and points show")
     detect.add_argument("--checkpoint", default="nano-emoji", help="a shipped name or a folder")
     detect.add_argument("--threshold", type=float, default=0.3)
@@ -271,14 +273,33 @@ def _benchmark(options: argparse.Namespace) -> None:
 
 
 def _detect(options: argparse.Namespace) -> None:
-    from .detector import Detector
+    from .checkpoint import file_hash, load_model
+    from .detector import Detector, PromptBank
 
-    detector = Detector.load(options.checkpoint)
+    model, config, path = load_model(options.checkpoint)
+    detector = Detector(model, config)
+    bank = PromptBank.load(options.bank) if options.bank else None
+    if options.image.is_dir():
+        from .annotations import detect_folder
+
+        if options.box or options.point or options.out or not options.json:
+            raise ValueError(
+                "of a folder: expected --text or --bank, and --json FILE for the result; boxes and points belong to one picture"
+            )
+        counts = detect_folder(
+            detector, options.image, options.json, options.text, bank, options.threshold, file_hash(path)
+        )
+        print(", ".join(f"{key}: {value}" for key, value in counts.items()))
+        print(f"COCO file: {options.json}")
+        return
+    if options.json:
+        raise ValueError(f"--json is for a folder of pictures, but {options.image} is none")
     found = detector.detect(
         options.image,
         text=options.text,
         boxes={options.name: options.box} if options.box else None,
         points={options.name: options.point} if options.point else None,
+        prompts=bank,
         score_threshold=options.threshold,
     )
     for box, score, label in zip(found.boxes, found.scores, found.labels, strict=True):

@@ -25,7 +25,7 @@ import requests
 from PIL import Image
 from tqdm import tqdm
 
-from ..paths import PHOTOS_MANIFEST, data_root
+from ..paths import PHOTOS_MANIFEST, data_root, write_text
 
 COCO_URL, LVIS_URL = "http://images.cocodataset.org", "https://dl.fbaipublicfiles.com/LVIS"
 COCO_MD5 = {
@@ -286,16 +286,6 @@ def _md5(name: str) -> str | None:
 def _restricted(content: dict, chosen: set[int]) -> dict:
     images = [image for image in content["images"] if image["id"] in chosen]
     return content | {"images": images, "annotations": [a for a in content["annotations"] if a["image_id"] in chosen]}
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    draft = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        draft.write_text(text, encoding="utf-8")
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def photos(**options) -> list[str]:

@@ -1,0 +1,221 @@
+"""Whole folders of pictures: detect on each, and keep the detections in files that other programs read: COCO JSON, YOLO, Pascal VOC.
+
+Boxes stay in pixels of the original pictures; each format's own convention is kept: COCO x, y, width, height; YOLO centre and size as shares of the
+picture; VOC whole pixels counted from 1, both ends inside the box. Every file is written whole or not at all.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from .datasets.coco import load_image
+from .detector import Detections, Detector, PromptBank
+from .paths import write_text
+
+FORMATS = ("coco", "yolo", "voc")
+Found = Mapping[str, tuple[int, int, Detections]]  # file name of a picture -> (height, width, what is on it)
+
+
+def export(folder: str | Path, found: Found, format: str = "coco", pictures: str | Path | None = None) -> Path:
+    """Write what was found on some pictures as an annotated set.
+
+    Args:
+        folder: made if missing. coco: annotations.json; yolo: data.yaml and labels/*.txt; voc: Annotations/*.xml.
+        found: {file name: (height, width, detections)}; COCO keeps the scores, the other two have no place for them.
+        pictures: the folder with the pictures. Given, they are linked (where that cannot be done, copied) into the set, so that it is complete.
+
+    Returns:
+        The file, or for voc the folder, that readers want.
+
+    Raises:
+        ValueError: unknown format, a file name with a folder in it, two pictures whose names differ by their ending only.
+    """
+    if format not in FORMATS:
+        raise ValueError(f"unknown format {format!r}; expected one of {', '.join(FORMATS)}")
+    for name in found:
+        if Path(name).name != name:
+            raise ValueError(f"expected plain file names, got {name!r}")
+    stems = [Path(name).stem for name in found]
+    if format != "coco" and len(set(stems)) < len(stems):
+        twice = sorted({stem for stem in stems if stems.count(stem) > 1})
+        raise ValueError(f"{format} has one label file a name: rename the pictures that share {twice}")
+    folder = Path(folder)
+    names = list(dict.fromkeys(name for _, _, d in found.values() for name in d.names))
+    if pictures is not None:
+        place = folder / {"coco": "images", "yolo": "images", "voc": "JPEGImages"}[format]
+        place.mkdir(parents=True, exist_ok=True)
+        for name in found:
+            _bring(Path(pictures) / name, place / name)
+    return {"coco": _coco, "yolo": _yolo, "voc": _voc}[format](folder, found, names)
+
+
+def as_coco(found: Found, names: Sequence[str]) -> dict:
+    """The COCO dictionary of an annotated set; categories are numbered from 1 in the order of `names`."""
+    coco: dict = {"images": [], "annotations": [], "categories": [{"id": i, "name": n} for i, n in enumerate(names, 1)]}
+    for image_id, (file, (height, width, own)) in enumerate(found.items(), 1):
+        coco["images"].append({"id": image_id, "file_name": file, "height": height, "width": width})
+        for (x1, y1, x2, y2), score, label in zip(own.boxes.tolist(), own.scores.tolist(), own.labels.tolist()):
+            coco["annotations"].append(
+                {
+                    "id": len(coco["annotations"]) + 1,
+                    "image_id": image_id,
+                    "category_id": names.index(own.names[label]) + 1,
+                    "bbox": [round(v, 2) for v in (x1, y1, x2 - x1, y2 - y1)],
+                    "area": round((x2 - x1) * (y2 - y1), 2),
+                    "iscrowd": 0,
+                    "score": round(score, 4),
+                }
+            )
+    return coco
+
+
+def _coco(folder: Path, found: Found, names: list[str]) -> Path:
+    path = folder / "annotations.json"
+    write_text(path, json.dumps(as_coco(found, names), ensure_ascii=False))
+    return path
+
+
+def _yolo(folder: Path, found: Found, names: list[str]) -> Path:
+    for file, (height, width, own) in found.items():
+        lines = []
+        for (x1, y1, x2, y2), label in zip(own.boxes.tolist(), own.labels.tolist()):
+            values = ((x1 + x2) / 2 / width, (y1 + y2) / 2 / height, (x2 - x1) / width, (y2 - y1) / height)
+            lines.append(f"{names.index(own.names[label])} " + " ".join(f"{v:.6f}" for v in values) + "\n")
+        write_text(folder / "labels" / f"{Path(file).stem}.txt", "".join(lines))
+    listed = "".join(f"  {i}: {json.dumps(name, ensure_ascii=False)}\n" for i, name in enumerate(names))
+    path = folder / "data.yaml"
+    write_text(path, f"path: .\ntrain: images\nval: images\nnc: {len(names)}\nnames:\n{listed}")
+    return path
+
+
+def _voc(folder: Path, found: Found, names: list[str]) -> Path:
+    for file, (height, width, own) in found.items():
+        root = ElementTree.Element("annotation")
+        ElementTree.SubElement(root, "folder").text = "JPEGImages"
+        ElementTree.SubElement(root, "filename").text = file
+        size = ElementTree.SubElement(root, "size")
+        for key, value in (("width", width), ("height", height), ("depth", 3)):
+            ElementTree.SubElement(size, key).text = str(value)
+        for (x1, y1, x2, y2), label in zip(np.rint(own.boxes).astype(int).tolist(), own.labels.tolist()):
+            thing = ElementTree.SubElement(root, "object")
+            for key, value in (("name", own.names[label]), ("difficult", "0"), ("truncated", "0")):
+                ElementTree.SubElement(thing, key).text = value
+            box = ElementTree.SubElement(thing, "bndbox")
+            for key, value in (
+                ("xmin", x1 + 1),
+                ("ymin", y1 + 1),
+                ("xmax", max(x1 + 1, x2)),
+                ("ymax", max(y1 + 1, y2)),
+            ):
+                ElementTree.SubElement(box, key).text = str(value)
+        ElementTree.indent(root)
+        write_text(folder / "Annotations" / f"{Path(file).stem}.xml", ElementTree.tostring(root, encoding="unicode"))
+    return folder / "Annotations"
+
+
+def _bring(source: Path, target: Path) -> None:
+    """Link a picture to its place in the set; a copy where the file system cannot link."""
+    if target.exists():
+        return
+    try:
+        os.link(source, target)
+    except OSError:
+        target.write_bytes(source.read_bytes())
+
+
+def pictures_in(folder: Path) -> list[Path]:
+    """The pictures of a folder (not of those inside it), by name. Raises ValueError where there is none."""
+    known = {ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+    found = sorted(path for path in folder.iterdir() if path.suffix.lower() in known and path.is_file())
+    if not found:
+        raise ValueError(f"{folder} holds no picture; expected files such as .jpg or .png")
+    return found
+
+
+def detect_folder(
+    detector: Detector,
+    folder: str | Path,
+    out: str | Path,
+    text: str | Sequence[str] | None = None,
+    prompts: PromptBank | None = None,
+    score_threshold: float = 0.3,
+    weights: str = "",
+    progress: bool = True,
+) -> dict[str, int]:
+    """Detect on every picture of a folder with the same prompts, into a COCO JSON file; interrupted, it goes on where it was.
+
+    Finished pictures are kept in `out`.part, a line each, until all are done. Unreadable pictures are left out, and named in the result.
+
+    Args:
+        text, prompts, score_threshold: see `Detector.detect`.
+        weights: what tells one model from another (a checkpoint's hash); a half-done file of another model or other prompts is refused.
+
+    Returns:
+        {"pictures": seen, "detections": found, "resumed": seen in an earlier run, "unreadable": left out}
+
+    Raises:
+        ValueError: no picture in the folder, no prompt, or a half-done `out` that was begun with something else.
+    """
+    folder, out = Path(folder), Path(out)
+    pictures = pictures_in(folder)
+    partial = out.with_name(out.name + ".part")
+    bank = None if prompts is None else [prompts.names, prompts.embeddings.double().sum().item()]
+    asked = {
+        "folder": str(folder.resolve()),
+        "text": text,
+        "prompts": bank,
+        "score_threshold": score_threshold,
+        "weights": weights,
+    }
+    asked = json.loads(json.dumps(asked))
+    lines = partial.read_text(encoding="utf-8").split("\n") if partial.exists() else []
+    done = [json.loads(line) for line in lines[:-1]]  # what follows the last line end was cut off by a kill
+    if done and done[0] != asked:
+        raise ValueError(
+            f"{partial} was begun with other prompts, pictures or weights; remove it, or choose another file for the result"
+        )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_text(partial, "".join(json.dumps(record) + "\n" for record in done or [asked]))
+    seen = {record["file"]: record for record in done[1:]}
+    resumed = len(seen)
+    with partial.open("a", encoding="utf-8") as file:
+        for path in tqdm(pictures, desc="detecting", unit="picture", disable=not progress):
+            if path.name in seen:
+                continue
+            try:
+                image = load_image(path)
+            except ValueError as error:
+                record = {"file": path.name, "unreadable": str(error)}
+            else:
+                own = detector.detect(image, text=text, prompts=prompts, score_threshold=score_threshold)
+                record = {"file": path.name, "size": list(image.shape[:2]), "names": own.names}
+                record |= {key: getattr(own, key).tolist() for key in ("boxes", "scores", "labels")}
+            file.write(json.dumps(record) + "\n")
+            file.flush()
+            seen[path.name] = record
+    found: dict[str, tuple[int, int, Detections]] = {}
+    for path in pictures:
+        if "unreadable" not in (record := seen[path.name]):
+            boxes = np.array(record["boxes"], dtype=np.float32).reshape(-1, 4)
+            own = Detections(
+                boxes, np.array(record["scores"], np.float32), np.array(record["labels"], int), record["names"]
+            )
+            found[path.name] = (*record["size"], own)
+    names = list(dict.fromkeys(name for _, _, own in found.values() for name in own.names))
+    write_text(out, json.dumps(as_coco(found, names), ensure_ascii=False))
+    partial.unlink()
+    count = sum(len(own) for _, _, own in found.values())
+    return {
+        "pictures": len(pictures),
+        "detections": count,
+        "resumed": resumed,
+        "unreadable": len(pictures) - len(found),
+    }
