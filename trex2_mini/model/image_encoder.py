@@ -144,7 +144,8 @@ class ImageEncoder(nn.Module):
         lengths = torch.tensor([h * w for h, w in shapes], device=device)
         position = position + self.level_embedding.repeat_interleave(lengths, dim=0)
         tokens = torch.cat([m.flatten(2).transpose(1, 2) for m in maps], 1)  # (B, N, D)
-        any_padding = padding if bool(padding.any()) else None
+        exact = all(size == padded for size in sizes)  # known without waiting for a GPU
+        any_padding = None if exact or not bool(padding.any()) else padding
         for layer in self.layers:
             tokens = layer(tokens, position, centres * valid[:, None], shapes, any_padding)
         return ImageFeatures(tokens, shapes, padding, centres, valid, sizes)
