@@ -128,6 +128,12 @@ def test_solutions_belong_to_a_notebook(path):
     assert REPOSITORY / "notebooks" / f"{path.stem.removesuffix('_solutions')}.ipynb" in NOTEBOOKS
 
 
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=relative)
+def test_the_index_lists_every_notebook(path):
+    index = (path.parent / "README.md").read_text(encoding="utf-8")
+    assert f"\n| {path.stem[:2]} | " in index, "notebooks/README.md has no row for it"
+
+
 def test_there_are_notebooks():
     assert REPOSITORY / "notebooks" / "00_quickstart.ipynb" in NOTEBOOKS
 
