@@ -19,7 +19,7 @@ TOKENS = sum(h * w for h, w in SHAPES)
 
 @pytest.fixture(scope="module")
 def pair():
-    """Grounding DINO with random weights, D = 32 over a true Swin-T of one fourth of the width's depth, and ours started from it."""
+    """Grounding DINO with random weights, D = 32 and two layers over a Swin of Swin-T's full shape, and ours started from it."""
     torch.manual_seed(0)
     swin = SwinConfig(
         embed_dim=96, depths=[2, 2, 6, 2], num_heads=[3, 6, 12, 24], window_size=7,

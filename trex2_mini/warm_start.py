@@ -8,9 +8,10 @@ What these detectors have and T-Rex2 has not (it is prompted late) stays behind:
 Grounding DINO's Swin normalises each stage's output and timm's does not, so its first three projections meet other numbers than they were
 trained on; its position embedding counts cells from their far corner, ours from their centre. Both must be learned anew.
 
-newocean-group/T-Rex2 (visual prompts only) is not converted; its architecture differs where weights cannot follow: each of its decoder layers
-also attends to the prompts, a category's vector is the mean of its prompts' outputs instead of a class token's (eq. 5), labels
-have a contrastive head of their own a layer, and its Swin normalises each stage's output. Read from its src/ at commit 6b6afcd.
+newocean-group/T-Rex2 (visual prompts only) is not converted. Its encoder and decoder layers have our form, but: its Swin normalises each stage's
+output; a prompt's place is a perceptron of its box, added anew in each block, instead of eq. 1 to 3; a category's vector is the mean of its
+prompts' outputs instead of a class token's (eq. 5); its decoder has no last norm; each layer's label head is its own. So its prompt encoder and
+labels have no place here. (Read in its src/, versions 6b6afcd of model.py and e825edc of the rest; its weights were not seen.)
 """
 
 from __future__ import annotations
