@@ -107,6 +107,15 @@ def main(arguments: list[str] | None = None) -> int:
     detect.add_argument("--out", type=Path, help="write a picture here")
     detect.set_defaults(command_function=_detect)
 
+    export = commands.add_parser("export", help="write a checkpoint as ONNX programs: encoder, prompt, decoder")
+    export.add_argument("--checkpoint", default="nano-emoji", help="a shipped name or a folder")
+    export.add_argument("--out", type=Path, required=True, help="folder to write")
+    export.add_argument(
+        "--size", nargs=2, type=int, default=(192, 256), metavar=("HEIGHT", "WIDTH"), help="of the images, in pixels"
+    )
+    export.add_argument("--text", default="", help="names whose embeddings are to go along, separated by commas")
+    export.set_defaults(command_function=_export)
+
     info = commands.add_parser(
         "info", help="parameters by part of a preset; with --size, time and memory of a forward pass"
     )
@@ -310,6 +319,17 @@ def _detect(options: argparse.Namespace) -> None:
 
         save_detections(options.image, found, options.out)
         print(f"picture: {options.out}")
+
+
+def _export(options: argparse.Namespace) -> None:
+    from .detector import Detector
+    from .export import export_onnx
+    from .model.text_prompt import check_names
+
+    names = check_names(options.text) if options.text else []
+    folder = export_onnx(Detector.load(options.checkpoint, "cpu"), options.out, *options.size, names)
+    for path in sorted(folder.iterdir()):
+        print(f"{path}  {path.stat().st_size:,} bytes")
 
 
 def _info(options: argparse.Namespace) -> None:
