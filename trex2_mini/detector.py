@@ -2,6 +2,10 @@
 
 Four workflows, one method: `detect(text=...)`, `detect(boxes=..., points=...)` on the image itself (interactive), `detect(prompts=...)` with
 embeddings of other images (generic), and any mixture: a name that is given both as text and visually is prompted with (T + V) / 2.
+
+Negative prompts say what is *not* meant, by T-Rex-Omni's rule (arXiv 2511.08997, training-free): a query's score is sigmoid(S_P - beta max_i S_Ni),
+S the similarities of eq. 8 without our bias. Ours: a negative that a query is unlike (S_N < 0)
+changes nothing, so that drawing one never raises a score.
 """
 
 from __future__ import annotations
@@ -130,6 +134,10 @@ class Detector:
         prompts: PromptBank | None = None,
         score_threshold: float = 0.3,
         max_detections: int = 300,
+        negative_text: str | Sequence[str] | None = None,
+        negative_boxes: Mapping[str, Any] | Sequence | None = None,
+        negative_points: Mapping[str, Any] | Sequence | None = None,
+        beta: float = 0.3,
     ) -> Detections:
         """Find everything the prompts ask for.
 
@@ -138,12 +146,17 @@ class Detector:
         boxes   {"coin": [[x1, y1, x2, y2], ...]} in pixels, or one such list for a single category ("object")
         points  {"coin": [[x, y], ...]} in pixels, or one such list
         prompts a PromptBank from `embed`
+        negative_boxes, negative_points   what is not meant, on this image: {"coin": [...]} for one of the prompted names, or a list for all of them
+        negative_text  names of what is not meant, for all prompted names
+        beta    how much a negative takes from a score, at least 0 (T-Rex-Omni: 0.3)
         Raises ValueError when no prompt is given or one cannot be used.
         """
         if not 0 <= score_threshold <= 1:
             raise ValueError(f"score_threshold must lie in 0..1, got {score_threshold}")
         if max_detections < 0:
             raise ValueError(f"max_detections must be at least 0, got {max_detections}")
+        if not (math.isfinite(beta) and beta >= 0):
+            raise ValueError(f"beta must be a number of at least 0, got {beta}")
         encoded = self._encoded(image)
         visual: dict[str, list[Tensor]] = {}
         regions = self._regions(encoded, boxes, points)
@@ -168,15 +181,51 @@ class Detector:
                 vectors[name] = (vector + vectors[name]) / 2 if name in visual else vector
         if not vectors:
             raise ValueError("no prompt: give text=..., boxes=..., points=... or prompts=...")
-        output = self.model.decode(encoded.features, torch.stack(list(vectors.values())))
+        negatives = self._negatives(encoded, list(vectors), negative_text, negative_boxes, negative_points)
+        asked = torch.stack([*vectors.values(), *(vector for vector, _ in negatives)])
+        output = self.model.decode(encoded.features, asked)
+        logits = output.logits[..., : len(vectors)].clone()
+        unlike = (output.logits[..., len(vectors) :] - self.model.box_decoder.logit_bias).clamp(
+            min=0
+        )  # (1, Q, negatives)
+        for index, name in enumerate(vectors):
+            own = [i for i, (_, against) in enumerate(negatives) if against in (None, name)]
+            if own:
+                logits[..., index] -= beta * unlike[..., own].amax(-1)
         return top_detections(
-            output.logits,
+            logits,
             output.boxes,
             [(encoded.height, encoded.width)],
             list(vectors),
             max_detections,
             self.config.model.nms_iou,
         )[0].filter(score_threshold)
+
+    def _negatives(
+        self, encoded: EncodedImage, names: list[str], text: Any, boxes: Any, points: Any
+    ) -> list[tuple[Tensor, str | None]]:
+        """(vector [D], the prompted name it speaks against, None for all), one for each negative box, point and word."""
+        found: list[tuple[Tensor, str | None]] = []
+        if text is not None:
+            found += [(vector, None) for vector in self.model.encode_text(check_names(text))]
+        alone, against = [], []
+        for given, regions in (
+            (boxes, self._regions(encoded, boxes, None)),
+            (points, self._regions(encoded, None, points)),
+        ):
+            named = isinstance(given, Mapping)
+            for name, (own_boxes, own_points) in regions.items():
+                if named and name not in names:
+                    raise ValueError(
+                        f"a negative prompt for {name!r}, which is not asked for; the prompted names are {names}"
+                    )
+                single = [(box[None], own_points) for box in own_boxes] or [(own_boxes, p[None]) for p in own_points]
+                alone += single
+                against += [name if named else None] * len(single)
+        if alone:
+            vectors = self.model.encode_visual(encoded.features, RegionPrompts.from_lists([alone], self.device))[0]
+            found += list(zip(vectors, against, strict=True))
+        return found
 
     @torch.inference_mode()
     def embed(self, examples: Mapping[str, Sequence[tuple[Any, Any]]]) -> PromptBank:
