@@ -116,6 +116,30 @@ def test_the_order_of_prompts_does_not_matter(tiny, features):
     assert (forward - visual(tiny, features, (boxes[:4], POINT))[0]).abs().max() > 1e-3, "every prompt counts"
 
 
+def test_a_further_prompt_reuses_what_the_image_alone_gave(tiny):
+    """The second prompt on an encoded image projects no token again, and answers as on a freshly encoded image; with gradients nothing is kept."""
+    image, prompts = picture(64, 96), RegionPrompts.from_lists([[(BOX, NO_POINT), (NO_BOX, POINT)]])
+    sources = [m.value_proj for m in tiny.modules() if hasattr(m, "value_proj")] + [tiny.box_decoder.token_projection]
+    calls: list[int] = []
+    with torch.no_grad():
+        fresh = tiny.encode_images([image])
+        again = tiny.encode_images([image])
+        tiny.decode(again, tiny.encode_visual(again, RegionPrompts.from_lists([[(BOX2, NO_POINT)]])))
+        hooks = [source.register_forward_hook(lambda *_: calls.append(1)) for source in sources]
+        second = tiny.decode(again, tiny.encode_visual(again, prompts))
+        assert not calls
+        first = tiny.decode(fresh, tiny.encode_visual(fresh, prompts))
+        assert calls
+    for hook in hooks:
+        hook.remove()
+    torch.testing.assert_close(second.logits, first.logits, rtol=0, atol=0)
+    torch.testing.assert_close(second.boxes, first.boxes, rtol=0, atol=0)
+    with torch.enable_grad():
+        features = tiny.encode_images([image])
+        tiny.decode(features, tiny.encode_visual(features, prompts))
+        assert not features.kept
+
+
 def test_absent_prompts_never_appear(tiny, features):
     """A prompt with mask False scores nothing and leaves the others' logits and boxes as they are."""
     prompts = tiny.encode_text(NAMES)

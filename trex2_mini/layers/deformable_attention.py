@@ -115,6 +115,13 @@ class DeformableAttention(nn.Module):
             nn.init.xavier_uniform_(projection.weight)
             nn.init.zeros_(projection.bias)
 
+    def values(self, source: Tensor, padding: Tensor | None) -> Tensor:
+        """What the queries gather: source [B, N, D] projected, zero where padding [B, N] is True, by heads [B, N, H, D / H]."""
+        value = self.value_proj(source)
+        if padding is not None:
+            value = value.masked_fill(padding[..., None], 0.0)
+        return value.unflatten(-1, (self.heads, -1))
+
     def forward(
         self,
         query: Tensor,
@@ -123,6 +130,7 @@ class DeformableAttention(nn.Module):
         shapes: Shapes,
         padding: Tensor | None,
         is_point: Tensor | None = None,
+        value: Tensor | None = None,
     ) -> Tensor:
         """
         query     [B, Q, D], position already added
@@ -131,12 +139,10 @@ class DeformableAttention(nn.Module):
         shapes    [(h, w)] of the levels
         padding   [B, N] True where a token is padding: its value is zero
         is_point  [B, Q] True where a 4-number reference is a point: its offsets are in cells of each level, as for [B, Q, 2]
+        value     what `values(source, padding)` gave, where it is known already
         """
         batch, queries, _ = query.shape
-        value = self.value_proj(source)
-        if padding is not None:
-            value = value.masked_fill(padding[..., None], 0.0)
-        value = value.view(batch, -1, self.heads, value.shape[-1] // self.heads)
+        value = self.values(source, padding) if value is None else value
         offsets = self.sampling_offsets(query).view(batch, queries, self.heads, self.levels, self.points, 2)
         weights = self.attention_weights(query).view(batch, queries, self.heads, -1).softmax(-1)
         weights = weights.view(batch, queries, self.heads, self.levels, self.points)

@@ -60,17 +60,19 @@ class DecoderLayer(nn.Module):
         padding: Tensor | None,
         blocked: Tensor | None = None,
         surplus: Tensor | None = None,
+        value: Tensor | None = None,
     ) -> Tensor:
         """queries, position [B, Q, D]; reference [B, Q, 4] in 0..1 of the padded map.
 
         blocked [Q, Q] True where attention is forbidden; surplus [B, Q] True for queries that nobody may attend to.
+        value: the cross-attention's values of the tokens, where they are known already.
         """
         placed = queries + position
         mixed, _ = self.self_attention(
             placed, placed, queries, attn_mask=blocked, key_padding_mask=surplus, need_weights=False
         )
         queries = self.self_norm(queries + mixed)
-        seen = self.cross_attention(queries + position, reference, tokens, shapes, padding)
+        seen = self.cross_attention(queries + position, reference, tokens, shapes, padding, value=value)
         return self.ffn(self.cross_norm(queries + seen))
 
 
@@ -127,8 +129,9 @@ class BoxDecoder(nn.Module):
         last = len(self.layers) - 1
         for index, (layer, head) in enumerate(zip(self.layers, self.box_heads, strict=True)):
             position = self.anchor_position(sine_embedding(anchors, self.dim // 2))
+            value = features.values(layer.cross_attention)
             queries = layer(
-                queries, position, anchors * valid, features.tokens, features.shapes, padding, blocked, surplus
+                queries, position, anchors * valid, features.tokens, features.shapes, padding, blocked, surplus, value
             )
             normed = self.norm(queries)
             offset = head(normed)  # eq. 6
@@ -147,6 +150,10 @@ class BoxDecoder(nn.Module):
             final.denoising = noisy if extra else []
         return final
 
+    def _normed(self, features: ImageFeatures) -> Tensor:
+        """The tokens as queries to be, [B, N, D]."""
+        return self.token_norm(self.token_projection(features.tokens.masked_fill(features.padding[..., None], 0.0)))
+
     def _select(
         self, features: ImageFeatures, prompts: Tensor, prompt_mask: Tensor | None
     ) -> tuple[DecoderOutput, Tensor | None, Tensor]:
@@ -154,7 +161,7 @@ class BoxDecoder(nn.Module):
 
         Also surplus [B, Q]: True where an image of the batch has fewer tokens than queries (None where none has); and the logits [B, N, C] of all.
         """
-        tokens = self.token_norm(self.token_projection(features.tokens.masked_fill(features.padding[..., None], 0.0)))
+        tokens = features.once(self.token_norm, lambda: self._normed(features))
         logits = self.logits(tokens, prompts, prompt_mask)  # (B, N, C)
         best = logits.detach().amax(-1).masked_fill(features.padding, -math.inf)
         chosen = best.topk(min(self.num_queries, best.shape[1]), dim=1).indices[..., None]  # (B, Q, 1)

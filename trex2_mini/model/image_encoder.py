@@ -10,8 +10,8 @@ An image is encoded once; prompts never touch its features. Images of different 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.resources import files
 
@@ -46,6 +46,19 @@ class ImageFeatures:
     centres: Tensor
     valid: Tensor
     sizes: list[tuple[int, int]]
+    kept: dict[nn.Module, Tensor] = field(default_factory=dict, repr=False)
+
+    def once(self, owner: nn.Module, compute: Callable[[], Tensor]) -> Tensor:
+        """What `owner` makes of the tokens alone, whatever the prompt: kept for further prompts, unless gradients are wanted."""
+        if torch.is_grad_enabled():
+            return compute()
+        if owner not in self.kept:
+            self.kept[owner] = compute()
+        return self.kept[owner]
+
+    def values(self, attention: DeformableAttention) -> Tensor:
+        """The tokens as `attention` gathers them, [B, N, H, D / H]."""
+        return self.once(attention, lambda: attention.values(self.tokens, self.hidden))
 
     def __len__(self) -> int:
         return len(self.tokens)

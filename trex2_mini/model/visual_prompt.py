@@ -76,8 +76,9 @@ class PromptBlock(nn.Module):
         batch, categories, count, dim = queries.shape
         flat = queries.flatten(1, 2)  # (B, C*(K+1), D)
         seen = self.cross_attention(
-            flat, reference.flatten(1, 2), features.tokens, features.shapes, padding, is_point.flatten(1, 2)
-        )
+            flat, reference.flatten(1, 2), features.tokens, features.shapes, padding, is_point.flatten(1, 2),
+            features.values(self.cross_attention),
+        )  # fmt: skip
         queries = self.cross_norm(flat + seen).view(batch * categories, count, dim)
         mixed, _ = self.self_attention(
             queries, queries, queries, key_padding_mask=absent.flatten(0, 1), need_weights=False
