@@ -29,4 +29,4 @@ class FeedForward(nn.Module):
             nn.init.zeros_(linear.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.norm(x + self.linear2(self.linear1(x).relu()))
+        return self.norm(x + self.linear2(self.linear1(x).relu_()))
