@@ -75,6 +75,13 @@ def main(arguments: list[str] | None = None) -> int:
     )
     evaluate.add_argument("--points", action="store_true", help="Visual-I with centre points instead of boxes")
     evaluate.add_argument("--synonyms", action="store_true", help="text asks by the first synonym instead of the name")
+    evaluate.add_argument(
+        "--baselines",
+        nargs="*",
+        default=[],
+        choices=["template", "features"],
+        help="of the visual-i protocols, beside the echo: evaluation/baselines.py",
+    )
     evaluate.add_argument("--limit", type=int, help="only the first so many images")
     evaluate.add_argument("--seed", type=int, default=0)
     evaluate.add_argument("--json", type=Path, help="write the result here")
@@ -261,7 +268,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     result = evaluate(
         options.checkpoint, options.data, options.protocol, options.categories,
         reference=options.reference, examples=options.examples, points=options.points,
-        synonyms=options.synonyms, limit=options.limit, seed=options.seed,
+        synonyms=options.synonyms, baselines=options.baselines, limit=options.limit, seed=options.seed,
     )  # fmt: skip
     _write_json(options.json, result)
     print(json.dumps({key: value for key, value in result.items() if key != "per_category"}, indent=2))

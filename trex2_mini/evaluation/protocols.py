@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +31,7 @@ from ..model.box_decoder import DecoderOutput
 from ..model.image_encoder import ImageFeatures
 from ..model.visual_prompt import RegionPrompts
 from .bank import NO_POINTS, encode_in_batches, visual_bank
+from .baselines import baseline_detections
 from .interactive import Prompts, draw_prompts, echo_detections, only_others
 from .lvis import lvis_ap
 from .metrics import coco_ap
@@ -52,6 +53,7 @@ def evaluate(
     examples: int = 16,
     points: bool = False,
     synonyms: bool = False,
+    baselines: Sequence[str] = (),
     limit: int | None = None,
     seed: int = 0,
     batch_size: int = 8,
@@ -68,6 +70,7 @@ def evaluate(
         examples: N, reference images a category.
         points: the visual-i protocols prompt with centre points instead of boxes.
         synonyms: text asks by each category's first synonym instead of its name; those without one are left out.
+        baselines: of `baselines.BASELINES`, measured beside the detector by the visual-i protocols.
         limit: only the first so many images.
         seed: of every draw.
 
@@ -77,7 +80,7 @@ def evaluate(
         for visual-i, prompts drawn), seed, checkpoint, checkpoint_hash, dataset, versions, commit, seconds; last
         per_category {name: AP}.
         visual-g, mixed: examples, reference, without_examples (names left out, also of the ground truth).
-        visual-i, visual-i-others: echo, the AP, under the same protocol, of answering the prompted box itself.
+        visual-i, visual-i-others: echo, the AP, under the same protocol, of answering the prompted box itself; the APs of `baselines`.
         visual-i-others: also pairs_with_others and AP_pairs_with_others, see `only_others`.
 
     Raises:
@@ -95,6 +98,8 @@ def evaluate(
         raise ValueError(f"synonyms are for the protocol 'text', not for {protocol!r}")
     phrases = first_synonyms(dataset) if synonyms else dict(enumerate(dataset.names))
     labels = [label for label in labels if label in phrases]
+    if baselines and not protocol.startswith("visual-i"):
+        raise ValueError(f"baselines are for the protocols visual-i and visual-i-others, not for {protocol!r}")
     detector, weights = _detector(checkpoint)
     image_ids = [image["id"] for image in dataset.coco["images"][:limit]]
     trial = Trial(detector, dataset, len(image_ids), batch_size, progress)
@@ -115,16 +120,18 @@ def evaluate(
         details["reference"] = describe_dataset(references)
     else:
         drawn = draw_prompts(truth, seed, {dataset.category_ids[label] for label in labels}, set(image_ids))
-        detections, echo = visual_interactive(trial, drawn, points), echo_detections(drawn)
+        detections = visual_interactive(trial, drawn, points)
+        answers = {"echo": echo_detections(drawn)}
+        answers |= {kind: baseline_detections(kind, dataset, drawn, image_ids, progress) for kind in baselines}
         details |= {"prompts": len(drawn), "prompted_with": "points" if points else "boxes"}
     chosen = [dataset.category_ids[label] for label in labels], image_ids
     if protocol == "visual-i-others":
-        echo = only_others(truth, echo, drawn)[1]
+        answers = {kind: only_others(truth, answer, drawn)[1] for kind, answer in answers.items()}
         truth, detections, pairs = only_others(truth, detections, drawn)
         there = [d for d in detections if (d["image_id"], d["category_id"]) in pairs]
         details |= {"pairs_with_others": len(pairs), "AP_pairs_with_others": measure(truth, there, *chosen)["AP"]}
     if protocol in ("visual-i", "visual-i-others"):
-        details["echo"] = measure(truth, echo, *chosen)["AP"]
+        details |= {kind: measure(truth, answer, *chosen)["AP"] for kind, answer in answers.items()}
     scores = measure(truth, detections, *chosen)
     if federated:
         details["fixed_AP"] = lvis_ap(truth, detections, *chosen, fixed=True)["AP"]
