@@ -8,6 +8,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from tiny import NAMES, TINY, seeded_model, squares
 
 from trex2_mini import checkpoint
@@ -89,12 +90,13 @@ def test_the_log(whole_run):
 
 
 def test_what_a_run_leaves_behind(whole_run):
-    """The folder is a checkpoint to load (half precision) and a state to go on from, and nothing else."""
+    """The folder is a checkpoint to load (half precision) and a state to go on from, and nothing else but the (free) lock."""
     assert sorted(path.name for path in whole_run.run.iterdir()) == [
         "config.json",
         "log.jsonl",
         "model.safetensors",
         "state.safetensors",
+        "train.lock",
     ]
     model, config, path = load_model(whole_run.run)
     assert config == TINY and path.name == "model.safetensors" and not model.training
@@ -249,6 +251,13 @@ def test_both_kinds_at_once_share_an_iteration():
     assert set(both) == set(text) | {name.replace("text", "visual") for name in text}
     for name, value in text.items():
         torch.testing.assert_close(both[name], value)
+
+
+def test_one_training_a_folder(whole_run):
+    """Two processes in one folder would overwrite each other's state; the lock of one that was killed does not stay."""
+    with FileLock(whole_run.run / "train.lock"), pytest.raises(ValueError, match="another process is training in"):
+        whole_run.train(progress=False, workers=0)
+    whole_run.train(progress=False, workers=0)  # nothing left to do
 
 
 def test_the_schedule():

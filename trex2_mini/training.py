@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 from torch import Tensor
 from tqdm import tqdm
 
@@ -236,7 +237,21 @@ class Trainer:
         self.model.load_state_dict(model.state_dict())
 
     def train(self, save_every: int = 250, progress: bool = True, workers: int = 1) -> None:
-        """Run until `config.train.steps`; logs every 20 steps, saves every `save_every` and at the end."""
+        """Run until `config.train.steps`; logs every 20 steps, saves every `save_every` and at the end.
+
+        Raises ValueError where another process trains in the same folder: the two would overwrite each other's state.
+        """
+        try:
+            with FileLock(
+                self.run / "train.lock", timeout=0
+            ):  # let go by the system when the process ends, however it ends
+                self._train(save_every, progress, workers)
+        except Timeout:
+            raise ValueError(
+                f"another process is training in {self.run}; wait for it, stop it, or choose another folder"
+            ) from None
+
+    def _train(self, save_every: int, progress: bool, workers: int) -> None:
         train = self.config.train
         (self.run / "config.json").write_text(self.config.to_json())
         log_path = self.run / "log.jsonl"
