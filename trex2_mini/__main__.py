@@ -66,13 +66,17 @@ def main(arguments: list[str] | None = None) -> int:
     )
     evaluate.add_argument("--reference", default="emoji-reference", help="where Visual-G draws its examples")
     evaluate.add_argument(
-        "--protocol", required=True, choices=["text", "visual-i", "visual-i-others", "visual-g", "mixed"]
-    )
+        "--protocol", required=True, metavar="P",
+        choices=["text", "visual-i", "visual-i-others", "visual-g", "mixed", "region", "region-visual", "counting", "video"],
+        help="text, visual-i, visual-i-others, visual-g, mixed; region, region-visual (naming boxes); counting (--data emoji-count); "
+        "video (--data emoji-clips)",
+    )  # fmt: skip
     evaluate.add_argument("--categories", default="all", choices=["all", "trained", "novel"])
     evaluate.add_argument("--checkpoint", default="nano-emoji", help="a shipped name or a folder")
     evaluate.add_argument(
-        "--examples", type=int, default=16, metavar="N", help="images a category for Visual-G (default 16)"
-    )
+        "--examples", type=int, metavar="N",
+        help="images a category for Visual-G (default 16); boxes shown for counting (1 to 3, default 3); frames prompted for video (1)",
+    )  # fmt: skip
     evaluate.add_argument("--points", action="store_true", help="Visual-I with centre points instead of boxes")
     evaluate.add_argument("--synonyms", action="store_true", help="text asks by the first synonym instead of the name")
     evaluate.add_argument(
@@ -82,8 +86,16 @@ def main(arguments: list[str] | None = None) -> int:
         choices=["template", "features"],
         help="of the visual-i protocols, beside the echo: evaluation/baselines.py",
     )
-    evaluate.add_argument("--limit", type=int, help="only the first so many images")
+    evaluate.add_argument("--split", default="test", help="counting: val or test (default test)")
+    evaluate.add_argument("--threshold", type=float, default=0.3, help="counting: what is counted (default 0.3)")
+    evaluate.add_argument("--limit", type=int, help="only the first so many images; video: clips")
     evaluate.add_argument("--seed", type=int, default=0)
+    evaluate.add_argument(
+        "--draws", type=int, default=1, metavar="K", help="mean and deviation over the seeds SEED, ..., SEED + K - 1"
+    )
+    evaluate.add_argument(
+        "--bootstrap", type=int, default=0, metavar="R", help="a 95 %% interval of AP by R resamples of the images"
+    )
     evaluate.add_argument("--json", type=Path, help="write the result here")
     evaluate.set_defaults(command_function=_evaluate)
 
@@ -263,15 +275,19 @@ def _distil(options: argparse.Namespace) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    from .evaluation.protocols import evaluate
+    from .evaluation.repeat import repeated
+    from .evaluation.trial import one_of_many
 
-    result = evaluate(
-        options.checkpoint, options.data, options.protocol, options.categories,
-        reference=options.reference, examples=options.examples, points=options.points,
-        synonyms=options.synonyms, baselines=options.baselines, limit=options.limit, seed=options.seed,
-    )  # fmt: skip
-    _write_json(options.json, result)
-    print(json.dumps({key: value for key, value in result.items() if key != "per_category"}, indent=2))
+    with one_of_many() as first:  # under torchrun the processes share the images; the first one reports
+        result = repeated(
+            options.draws, options.checkpoint, options.data, options.protocol, options.categories,
+            reference=options.reference, examples=options.examples, points=options.points,
+            synonyms=options.synonyms, baselines=options.baselines, limit=options.limit, seed=options.seed,
+            split=options.split, threshold=options.threshold, resamples=options.bootstrap,
+        )  # fmt: skip
+        if first:
+            _write_json(options.json, result)
+            print(json.dumps({key: value for key, value in result.items() if key != "per_category"}, indent=2))
 
 
 def _write_json(path: Path | None, result: dict) -> None:

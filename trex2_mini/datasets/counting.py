@@ -35,7 +35,8 @@ class CountingDataset:
     """A split of a counting set in a folder.
 
     FSC147: annotation_FSC147_384.json, Train_Test_Val_FSC_147.json, ImageClasses_FSC147.txt and images_384_VarV2/.
-    FSCD-LVIS: instances_<split>.json (COCO format), count_<split>.json (three exemplar boxes a picture) and images/.
+    FSCD-LVIS: instances_<split>.json (COCO format), count_<split>.json (three exemplar boxes a picture) and images/. Where the count file
+    names a picture's category_id (emoji-count-lvis, whose instances are in annotations.json), only boxes of that category count.
 
     Raises:
         FileNotFoundError: a file of the format is not there.
@@ -46,11 +47,9 @@ class CountingDataset:
         self.folder = Path(folder).expanduser()
         if split not in SPLITS:
             raise ValueError(f"unknown split {split!r}; expected one of {', '.join(SPLITS)}")
-        self._entries = (
-            _fsc147(self.folder, split)
-            if (self.folder / "annotation_FSC147_384.json").is_file()
-            else _fscd_lvis(self.folder, split)
-        )
+        points = self.folder / "annotation_FSC147_384.json"
+        self._entries = _fsc147(self.folder, split) if points.is_file() else _fscd_lvis(self.folder, split)
+        self.annotations = points if points.is_file() else self.folder / f"count_{split}.json"
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -79,6 +78,8 @@ def _fsc147(folder: Path, split: str) -> list[tuple[Path, dict]]:
     files = _read(folder / "Train_Test_Val_FSC_147.json").get(split)
     if files is None:
         raise ValueError(f"{folder / 'Train_Test_Val_FSC_147.json'} has no split {split!r}")
+    images = folder / "images_384_VarV2"
+    images = images if images.is_dir() else folder / "images"  # emoji-count
     classes = {}
     for line in (folder / "ImageClasses_FSC147.txt").read_text(encoding="utf-8").splitlines():
         file, _, name = line.partition("\t")
@@ -93,14 +94,17 @@ def _fsc147(folder: Path, split: str) -> list[tuple[Path, dict]]:
         points = np.array(annotations[file]["points"], np.float32).reshape(-1, 2)
         exemplars = np.concatenate([corners.min(1), corners.max(1)], 1)[:EXEMPLARS]
         entry = {"exemplars": exemplars, "count": len(points), "name": classes.get(file, "object"), "points": points}
-        entries.append((folder / "images_384_VarV2", entry | {"file_name": file}))
+        entries.append((images, entry | {"file_name": file}))
     return entries
 
 
 def _fscd_lvis(folder: Path, split: str) -> list[tuple[Path, dict]]:
-    instances, counting = _read(folder / f"instances_{split}.json"), _read(folder / f"count_{split}.json")
+    file = f"instances_{split}.json"
+    if not (folder / file).is_file() and (folder / "annotations.json").is_file():
+        file = "annotations.json"
+    instances, counting = _read(folder / file), _read(folder / f"count_{split}.json")
     for path, content, keys in (
-        (f"instances_{split}.json", instances, ("images", "annotations", "categories")),
+        (file, instances, ("images", "annotations", "categories")),
         (f"count_{split}.json", counting, ("images", "annotations")),
     ):
         missing = [key for key in keys if key not in content]
@@ -108,11 +112,14 @@ def _fscd_lvis(folder: Path, split: str) -> list[tuple[Path, dict]]:
             raise ValueError(f"{folder / path} lacks {', '.join(missing)}")
     names = {c["id"]: c["name"] for c in instances["categories"]}
     exemplars_of = {a["image_id"]: a["boxes"] for a in counting["annotations"]}
+    asked = {a["image_id"]: a["category_id"] for a in counting["annotations"] if "category_id" in a}
     boxes_of: dict[int, list] = {}
     category_of: dict[int, int] = {}
     for annotation in instances["annotations"]:
-        boxes_of.setdefault(annotation["image_id"], []).append(annotation["bbox"])
+        if annotation["category_id"] != asked.get(annotation["image_id"], annotation["category_id"]):
+            continue
         category_of[annotation["image_id"]] = annotation["category_id"]
+        boxes_of.setdefault(annotation["image_id"], []).append(annotation["bbox"])
     entries = []
     for image in instances["images"]:
         if image["id"] not in exemplars_of:

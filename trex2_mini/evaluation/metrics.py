@@ -1,6 +1,6 @@
 """COCO's average precision, computed by pycocotools.
 
-AP is the mean over IoU thresholds 0.50:0.05:0.95 and over categories, at most 100 detections an image and category.
+AP is the mean over IoU thresholds 0.50:0.05:0.95 and over categories, at most 100 detections an image and category (counting: more).
 pycocotools is given numbered copies of what it needs: it writes into what it gets, and reads an id 0 as "no match".
 """
 
@@ -23,6 +23,7 @@ def coco_ap(
     category_ids: Collection[int] | None = None,
     image_ids: Collection[int] | None = None,
     sizes: bool = False,
+    max_detections: int = 100,
 ) -> dict:
     """AP in percent.
 
@@ -32,6 +33,7 @@ def coco_ap(
         category_ids: only these count; default all.
         image_ids: only these count; default all.
         sizes: also AP_small, AP_medium, AP_large (takes four times as long).
+        max_detections: of an image and category, the best so many; COCO: 100.
 
     Returns:
         AP, AP50, AP75; with `sizes`, AP_small, AP_medium, AP_large (None where no object has that size); per_category:
@@ -52,14 +54,16 @@ def coco_ap(
     def asked(entry: dict) -> bool:
         return entry["image_id"] in images_asked and entry["category_id"] in categories_asked
 
-    truth = [_entry(a) | {"iscrowd": a.get("iscrowd", 0)} for a in dataset_json["annotations"] if asked(a)]
-    if all(entry["iscrowd"] for entry in truth):
+    truth = [a for a in dataset_json["annotations"] if asked(a)]
+    if all(entry.get("iscrowd", 0) for entry in truth):
         raise ValueError("nothing to find: the chosen images hold no object of the chosen categories")
     with_truth = {entry["category_id"] for entry in truth}
-    found = [_entry(d) | {"score": d["score"]} for d in detections if asked(d) and d["category_id"] in with_truth]
+    found = [d for d in detections if asked(d) and d["category_id"] in with_truth]
     with contextlib.redirect_stdout(io.StringIO()):
-        evaluation = COCOeval(_index(truth, images_asked, with_truth), _index(found, images_asked, with_truth), "bbox")
-        evaluation.params.maxDets = [100]
+        evaluation = COCOeval(
+            index_coco(truth, images_asked, with_truth), index_coco(found, images_asked, with_truth), "bbox"
+        )
+        evaluation.params.maxDets = [max_detections]
         if not sizes:
             evaluation.params.areaRng, evaluation.params.areaRngLbl = evaluation.params.areaRng[:1], ["all"]
         evaluation.evaluate()
@@ -87,15 +91,17 @@ def _entry(source: dict) -> dict:
     """What pycocotools needs of an annotation or a detection."""
     box = list(source["bbox"])
     area = box[2] * box[3] if "score" in source else source.get("area", box[2] * box[3])
-    return {"image_id": source["image_id"], "category_id": source["category_id"], "bbox": box, "area": area}
+    entry = {"image_id": source["image_id"], "category_id": source["category_id"], "bbox": box, "area": area}
+    return entry | ({"score": source["score"]} if "score" in source else {}) | {"iscrowd": source.get("iscrowd", 0)}
 
 
-def _index(entries: list[dict], image_ids: Collection[int], category_ids: Collection[int]) -> COCO:
+def index_coco(entries: Sequence[dict], image_ids: Collection[int], category_ids: Collection[int]) -> COCO:
+    """Annotations or detections as a COCO object of pycocotools, numbered from 1."""
     coco = COCO()
     coco.dataset = {
         "images": [{"id": image} for image in image_ids],
         "categories": [{"id": category} for category in category_ids],
-        "annotations": [{"iscrowd": 0, **entry, "id": number} for number, entry in enumerate(entries, 1)],
+        "annotations": [_entry(entry) | {"id": number} for number, entry in enumerate(entries, 1)],
     }
     coco.createIndex()
     return coco

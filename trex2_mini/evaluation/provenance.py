@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import subprocess
 from importlib.metadata import version
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -16,11 +17,13 @@ from ..paths import REPOSITORY
 
 def describe_dataset(dataset: CocoDataset) -> dict:
     """The set's folder, its version where it has one, and its annotation file's SHA-256."""
-    return {
-        "name": dataset.path.parent.name,
-        "version": (dataset.coco.get("info") or {}).get("version"),
-        "annotations_sha256": hashlib.sha256(dataset.path.read_bytes()).hexdigest(),
-    }
+    return describe_file(dataset.path, (dataset.coco.get("info") or {}).get("version"))
+
+
+def describe_file(path: Path, version: str | None = None) -> dict:
+    """The same of any annotation file."""
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    return {"name": path.parent.name, "version": version, "annotations_sha256": digest}
 
 
 def describe_code() -> dict:

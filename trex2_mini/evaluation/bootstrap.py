@@ -1,0 +1,160 @@
+"""How much an AP owes to the images that happen to be in the set: intervals by resampling the images with replacement.
+
+The detections are matched with the ground truth once, by pycocotools. A resample then only counts each image so many times as it was drawn: AP is
+accumulated again with these weights, which is exactly the AP of the set in which the images are repeated (and for weights of one,
+the AP itself). Images that belong together (the frames of a clip) are drawn together.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+from pycocotools.cocoeval import COCOeval
+
+from .lvis import PER_IMAGE, best_of_each
+from .metrics import index_coco
+from .trial import Answers
+
+LARGEST = 2e7  # numbers held at a time: so many resamples are done at once as fit
+
+
+class Matched:
+    """Answers, matched with their ground truth: AP for any number of times that each image counts."""
+
+    def __init__(self, answers: Answers):
+        self.image_ids, federated = list(answers.image_ids), answers.federated
+        images, categories = set(self.image_ids), set(answers.category_ids)
+
+        def counts(entry: dict) -> bool:
+            return entry["image_id"] in images and entry["category_id"] in categories
+
+        truth = [a for a in answers.truth["annotations"] if counts(a)]
+        with_truth = {a["category_id"] for a in truth if federated or not a.get("iscrowd", 0)}
+        if not with_truth:
+            raise ValueError("nothing to find: the chosen images hold no object of the chosen categories")
+        found, partly = answers.detections, set()
+        if (
+            federated
+        ):  # LVIS: the 300 best of an image; only what was looked for there counts, and the incomplete is not judged
+            found = best_of_each(found, "image_id", PER_IMAGE)
+            judged = {(a["image_id"], a["category_id"]) for a in truth}
+            for image in answers.truth["images"]:
+                judged |= {(image["id"], category) for category in image["neg_category_ids"]}
+                partly |= {(image["id"], category) for category in image["not_exhaustive_category_ids"]}
+            found = [d for d in found if (d["image_id"], d["category_id"]) in judged]
+        found = [d for d in found if counts(d) and d["category_id"] in with_truth]
+        most = max(Counter((d["image_id"], d["category_id"]) for d in found).values(), default=1) if federated else 100
+        with contextlib.redirect_stdout(io.StringIO()):
+            evaluation = COCOeval(index_coco(truth, images, with_truth), index_coco(found, images, with_truth), "bbox")
+            evaluation.params.maxDets = [most]
+            evaluation.params.areaRng, evaluation.params.areaRngLbl = evaluation.params.areaRng[:1], ["all"]
+            evaluation.evaluate()
+        self.recalls, self.categories = evaluation.params.recThrs, []
+        place = {image: number for number, image in enumerate(self.image_ids)}
+        grouped: dict[int, list[dict]] = defaultdict(list)
+        for entry in filter(None, evaluation.evalImgs):
+            grouped[entry["category_id"]].append(entry)
+        for category in sorted(grouped):
+            self.categories.append(_columns(grouped[category], place, partly))
+
+    def ap(self, weights: np.ndarray) -> np.ndarray:
+        """weights [R, images], how many times each image counts -> AP in percent [R]; NaN where nothing is to be found."""
+        total, number = np.zeros(len(weights)), np.zeros(len(weights))
+        for owner, right, wrong, objects in self.categories:
+            step = max(1, int(LARGEST // max(right.size, 1)))
+            for start in range(0, len(weights), step):
+                part = slice(start, start + step)
+                some = weights[part] @ objects  # objects to find, [R]
+                own = self._precision(weights[part][:, owner], right, wrong, some)
+                total[part] += np.where(some > 0, own, 0)
+                number[part] += some > 0
+        return np.where(number > 0, 100 * total / np.maximum(number, 1), np.nan)
+
+    def _precision(self, here: np.ndarray, right: np.ndarray, wrong: np.ndarray, some: np.ndarray) -> np.ndarray:
+        """A category's mean precision [R] over IoU thresholds and COCO's 101 recalls; `here` [R, n]: how often each detection counts."""
+        useful = right.any(0)  # only where a hit is added can precision be the best from there on
+        hits = np.cumsum(here[:, None] * right, -1)[..., useful]  # (R, 10, useful detections)
+        misses = np.cumsum(here[:, None] * wrong, -1)[..., useful]
+        precision = hits / np.maximum(hits + misses, np.spacing(1))
+        precision = np.maximum.accumulate(precision[..., ::-1], -1)[..., ::-1]
+        recall = hits / np.maximum(some, 1)[:, None, None]
+        reached = np.searchsorted(self.recalls, recall, side="right")  # how many of the recalls are reached
+        return (precision * np.diff(reached, axis=-1, prepend=0)).sum(-1).mean(-1) / len(self.recalls)
+
+
+def _columns(entries: list[dict], place: dict[int, int], partly: set) -> tuple[np.ndarray, ...]:
+    """A category's detections, best first: the image of each [n], whether it is right and wrong [10, n]; and objects an image [images]."""
+    scores = np.concatenate([entry["dtScores"] for entry in entries])
+    order = np.argsort(-scores, kind="mergesort")
+    owner = np.concatenate([np.full(len(e["dtScores"]), place[e["image_id"]], dtype=int) for e in entries])
+    matched = np.concatenate([e["dtMatches"] for e in entries], axis=1)[:, order] > 0
+    ignored = [np.asarray(e["dtIgnore"], bool) for e in entries]
+    for number, entry in enumerate(entries):
+        if (entry["image_id"], entry["category_id"]) in partly:
+            ignored[number] = ignored[number] | (entry["dtMatches"] == 0)
+    counts = ~np.concatenate(ignored, axis=1)[:, order]
+    objects = np.zeros(len(place))
+    for entry in entries:
+        objects[place[entry["image_id"]]] += np.count_nonzero(np.asarray(entry["gtIgnore"]) == 0)
+    return owner[order], matched & counts, ~matched & counts, objects
+
+
+def resampled(answers: Answers, resamples: int, seed: int) -> np.ndarray:
+    """How many times each image counts, [resamples, images]: as many images (or groups of them) as there are, drawn with replacement."""
+    groups = answers.groups or {}
+    keys = [("group", groups[i]) if i in groups else ("image", i) for i in answers.image_ids]
+    known = {key: number for number, key in enumerate(dict.fromkeys(keys))}
+    drawn = np.random.default_rng(seed).multinomial(len(known), np.full(len(known), 1 / len(known)), size=resamples)
+    return drawn[:, [known[key] for key in keys]].astype(float)
+
+
+def bootstrap(answers: Answers, resamples: int = 1000, seed: int = 0, level: float = 0.95) -> dict:
+    """A percentile interval of AP over images: {"AP", "low", "high", "resamples"}, in percent. Raises ValueError for a number under 1."""
+    _check(resamples, level)
+    matched = Matched(answers)
+    spread = matched.ap(resampled(answers, resamples, seed))
+    low, high = np.nanquantile(spread, [(1 - level) / 2, (1 + level) / 2])
+    plain = matched.ap(np.ones((1, len(answers.image_ids))))[0]
+    return {"AP": float(plain), "low": float(low), "high": float(high), "resamples": resamples}
+
+
+def bootstrap_difference(
+    first: Answers | Sequence[Answers],
+    second: Answers | Sequence[Answers],
+    resamples: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> dict:
+    """The same for AP(first) - AP(second), both on the same resampled images: far tighter than two intervals side by side.
+
+    Either may be a list of draws (answers of several seeds), whose mean AP is then compared.
+
+    Returns {"difference", "low", "high", "above_zero", "resamples"}; above_zero is the share of resamples in which it is positive.
+    Raises ValueError where the images are not the same.
+    """
+    _check(resamples, level)
+    groups = [[own] if isinstance(own, Answers) else list(own) for own in (first, second)]
+    images = groups[0][0].image_ids
+    if any(answers.image_ids != images for group in groups for answers in group):
+        raise ValueError("expected answers on the same images in the same order; give both the same data and limit")
+    weights = np.concatenate([np.ones((1, len(images))), resampled(groups[0][0], resamples, seed)])
+    one, two = (np.mean([Matched(answers).ap(weights) for answers in group], axis=0) for group in groups)
+    plain, spread = (one - two)[0], (one - two)[1:]
+    low, high = np.nanquantile(spread, [(1 - level) / 2, (1 + level) / 2])
+    above = float((spread[~np.isnan(spread)] > 0).mean())
+    return {
+        "difference": float(plain),
+        "low": float(low),
+        "high": float(high),
+        "above_zero": above,
+        "resamples": resamples,
+    }
+
+
+def _check(resamples: int, level: float) -> None:
+    if resamples < 1 or not 0 < level < 1:
+        raise ValueError(f"expected resamples >= 1 and a level in 0..1, got {resamples} and {level}")

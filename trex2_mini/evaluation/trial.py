@@ -1,0 +1,158 @@
+"""What the protocols share: a detector on the first images of a set, its answers as COCO results, and which weights gave them.
+
+Under torchrun the processes take turns at the batches and then have all answers in the same order, so that N processes give exactly the
+numbers of one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from ..boxes import xyxy_to_normalized
+from ..checkpoint import file_hash, load_model
+from ..datasets.coco import CocoDataset, Sample, open_dataset
+from ..detector import Detector, top_detections
+from ..model.box_decoder import DecoderOutput
+from ..model.image_encoder import ImageFeatures
+from .bank import encode_in_batches
+from .lvis import lvis_ap
+from .metrics import coco_ap
+from .provenance import state_hash
+
+CATEGORY_SETS = ("all", "trained", "novel")
+MAX_DETECTIONS = 300  # an image
+
+
+@dataclass
+class Answers:
+    """What a detector answered under a protocol, ready to be measured, once (`measure`) or many times (`bootstrap`).
+
+    truth: a COCO dictionary. detections: as COCO results. category_ids, image_ids: those that count. details: what the protocol says
+    besides. groups: {image id: what it belongs to} where images are not independent (frames of a clip).
+    """
+
+    truth: dict
+    detections: list[dict]
+    category_ids: list[int]
+    image_ids: list[int]
+    details: dict = field(default_factory=dict)
+    groups: dict[int, int] | None = None
+
+    @property
+    def federated(self) -> bool:
+        """LVIS's rules hold where every image says what was looked for on it."""
+        return all("neg_category_ids" in image for image in self.truth["images"])
+
+    def measure(self, detections: Sequence[dict] | None = None, image_ids: Sequence[int] | None = None) -> dict:
+        """What `coco_ap` or `lvis_ap` gives, of other detections or fewer images if asked."""
+        own = self.detections if detections is None else detections
+        ids = self.image_ids if image_ids is None else image_ids
+        return (lvis_ap if self.federated else coco_ap)(self.truth, own, self.category_ids, ids)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What most protocols are given: a detector, and the first `images` images of a set."""
+
+    detector: Detector
+    dataset: CocoDataset
+    images: int
+    batch_size: int = 8
+    progress: bool = True
+
+    @property
+    def image_ids(self) -> list[int]:
+        return [image["id"] for image in self.dataset.coco["images"][: self.images]]
+
+    def batches(self) -> Iterator[tuple[list[Sample], ImageFeatures]]:
+        """The batches of images with their features; of several processes, each has every n-th batch."""
+        rank, count = process()
+        starts = range(rank * self.batch_size, self.images, count * self.batch_size)
+        indices = [i for start in starts for i in range(start, min(start + self.batch_size, self.images))]
+        title = "detecting" if self.progress and rank == 0 else None
+        return encode_in_batches(self.detector, self.dataset, indices, self.batch_size, title)
+
+    def together(self, rows: list[dict]) -> list[dict]:
+        """The rows of all processes, each with its "image_id", in the order of the images."""
+        if process()[1] == 1:
+            return rows
+        parts: list = [None] * process()[1]
+        dist.all_gather_object(parts, rows)
+        place = {image_id: index for index, image_id in enumerate(self.image_ids)}
+        return sorted((row for part in parts for row in part), key=lambda row: place[row["image_id"]])
+
+
+def process() -> tuple[int, int]:
+    """(which process this is, how many there are)."""
+    running = dist.is_available() and dist.is_initialized()
+    return (dist.get_rank(), dist.get_world_size()) if running else (0, 1)
+
+
+@contextlib.contextmanager
+def one_of_many() -> Iterator[bool]:
+    """Joins the processes of torchrun, if it started this one, for as long as the block lasts; true in the first process."""
+    started = int(os.environ.get("WORLD_SIZE", 1)) > 1
+    if started:
+        dist.init_process_group("gloo")
+    try:
+        yield process()[0] == 0
+    finally:
+        if started:
+            dist.destroy_process_group()
+
+
+def choose_labels(dataset: CocoDataset, categories: str) -> list[int]:
+    """The labels of a category set. Raises ValueError where it is unknown or not marked in the data."""
+    if categories not in CATEGORY_SETS:
+        raise ValueError(f"unknown category set {categories!r}; expected one of {', '.join(CATEGORY_SETS)}")
+    if categories == "all":
+        return list(range(len(dataset.names)))
+    if not all("novel" in category for category in dataset.categories):
+        raise ValueError(f'{dataset.path}: categories without the flag "novel", so no {categories!r}; use "all"')
+    return [i for i, category in enumerate(dataset.categories) if bool(category["novel"]) == (categories == "novel")]
+
+
+def as_coco(
+    detector: Detector, dataset: CocoDataset, samples: list[Sample], output: DecoderOutput, columns: list[list[int]]
+) -> list[dict]:
+    """Each image's best detections as COCO results. columns: the labels of its prompts; further prompts are padding."""
+    nms_iou = detector.config.model.nms_iou
+    sizes, results = [sample.image.shape[:2] for sample in samples], []
+    best = top_detections(output.logits, output.boxes, sizes, dataset.names, MAX_DETECTIONS, nms_iou)
+    for sample, labels, found in zip(samples, columns, best):
+        boxes = np.concatenate([found.boxes[:, :2], found.boxes[:, 2:] - found.boxes[:, :2]], 1)
+        for box, score, column in zip(boxes.tolist(), found.scores.tolist(), found.labels.tolist()):
+            if column < len(labels):
+                category = dataset.category_ids[labels[column]]
+                results.append({"image_id": sample.image_id, "category_id": category, "bbox": box, "score": score})
+    return results
+
+
+def normalized(annotations: list[dict], sample: Sample) -> Tensor:
+    """The annotations' boxes, cut at the image's border, as [K, 4] cxcywh in 0..1."""
+    height, width = sample.image.shape[:2]
+    boxes = torch.tensor([annotation["bbox"] for annotation in annotations], dtype=torch.float32).reshape(-1, 4)
+    boxes[:, 2:] += boxes[:, :2]
+    inside = boxes.clamp(min=0).minimum(boxes.new_tensor([width, height, width, height]))
+    return xyxy_to_normalized(inside, height, width)
+
+
+def opened(data: str | Path | CocoDataset) -> CocoDataset:
+    return open_dataset(str(data)) if isinstance(data, (str, Path)) else data
+
+
+def open_detector(checkpoint: str | Path | Detector) -> tuple[Detector, dict]:
+    """The detector, and which weights it has."""
+    if isinstance(checkpoint, (str, Path)):
+        model, config, path = load_model(checkpoint)
+        return Detector(model, config), {"checkpoint": str(checkpoint), "checkpoint_hash": file_hash(path)}
+    return checkpoint, {"checkpoint": "in memory", "checkpoint_hash": state_hash(checkpoint.model)}
