@@ -242,9 +242,8 @@ class Trainer:
         Raises ValueError where another process trains in the same folder: the two would overwrite each other's state.
         """
         try:
-            with FileLock(
-                self.run / "train.lock", timeout=0
-            ):  # let go by the system when the process ends, however it ends
+            # the system lets go of it when the process ends, however it ends
+            with FileLock(self.run / "train.lock", timeout=0):
                 self._train(save_every, progress, workers)
         except Timeout:
             raise ValueError(

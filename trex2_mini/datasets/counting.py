@@ -28,13 +28,14 @@ class CountingSample:
     name: str  # of what is counted
     file_name: str
     points: np.ndarray | None = None  # float32 [count, 2], (x, y) pixels: FSC147
-    boxes: np.ndarray | None = None  # float32 [count, 4], xyxy pixels: FSCD-LVIS
+    boxes: np.ndarray | None = None  # float32 [count, 4], xyxy pixels: FSCD-LVIS, emoji-count
 
 
 class CountingDataset:
     """A split of a counting set in a folder.
 
-    FSC147: annotation_FSC147_384.json, Train_Test_Val_FSC_147.json, ImageClasses_FSC147.txt and images_384_VarV2/.
+    FSC147: annotation_FSC147_384.json, Train_Test_Val_FSC_147.json, ImageClasses_FSC147.txt and images_384_VarV2/; boxes where a COCO file
+    annotations.json lies beside them (emoji-count).
     FSCD-LVIS: instances_<split>.json (COCO format), count_<split>.json (three exemplar boxes a picture) and images/. Where the count file
     names a picture's category_id (emoji-count-lvis, whose instances are in annotations.json), only boxes of that category count.
 
@@ -80,6 +81,7 @@ def _fsc147(folder: Path, split: str) -> list[tuple[Path, dict]]:
         raise ValueError(f"{folder / 'Train_Test_Val_FSC_147.json'} has no split {split!r}")
     images = folder / "images_384_VarV2"
     images = images if images.is_dir() else folder / "images"  # emoji-count
+    boxes_of = _boxes_beside(folder / "annotations.json")
     classes = {}
     for line in (folder / "ImageClasses_FSC147.txt").read_text(encoding="utf-8").splitlines():
         file, _, name = line.partition("\t")
@@ -94,8 +96,19 @@ def _fsc147(folder: Path, split: str) -> list[tuple[Path, dict]]:
         points = np.array(annotations[file]["points"], np.float32).reshape(-1, 2)
         exemplars = np.concatenate([corners.min(1), corners.max(1)], 1)[:EXEMPLARS]
         entry = {"exemplars": exemplars, "count": len(points), "name": classes.get(file, "object"), "points": points}
-        entries.append((images, entry | {"file_name": file}))
+        entries.append((images, entry | {"file_name": file, "boxes": boxes_of.get(file)}))
     return entries
+
+
+def _boxes_beside(path: Path) -> dict[str, np.ndarray]:
+    """file name -> boxes [n, 4] float32 xyxy of a COCO file; empty where there is none."""
+    if not path.is_file():
+        return {}
+    coco, boxes_of = _read(path), {}
+    names = {image["id"]: image["file_name"] for image in coco["images"]}
+    for annotation in coco["annotations"]:
+        boxes_of.setdefault(names[annotation["image_id"]], []).append(annotation["bbox"])
+    return {file: _xyxy(boxes_of.get(file, [])) for file in names.values()}
 
 
 def _fscd_lvis(folder: Path, split: str) -> list[tuple[Path, dict]]:

@@ -32,7 +32,7 @@ NMS_IOU, MOST = 0.2, 100  # windows a prompt; windows inside others are as simil
 LONG_SIDE = 320  # pixels; as `nano` sees its images
 STRIDE = 4  # pixels between windows of `features`
 
-Similarity = Callable[[np.ndarray], Callable[[Tensor, float], tuple[Tensor, Tensor]]]
+Near = Callable[[Tensor, float], tuple[Tensor, Tensor]]  # (box xyxy, scale) -> windows [n, 4] xyxy, similarities [n]
 
 
 def baseline_detections(
@@ -76,7 +76,7 @@ def baseline_detections(
     return results
 
 
-def _best(near: Callable[[Tensor, float], tuple[Tensor, Tensor]], box: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+def _best(near: Near, box: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     """The best windows (xyxy, score) for a prompt box, of all sizes."""
     pairs = [near(box, scale) for scale in SCALES]
     boxes, scores = torch.cat([b for b, _ in pairs]), torch.cat([s for _, s in pairs])
@@ -85,8 +85,8 @@ def _best(near: Callable[[Tensor, float], tuple[Tensor, Tensor]], box: Tensor) -
     return zip(boxes[order][kept], scores[kept])
 
 
-def _template(image: Tensor) -> Callable[[Tensor, float], tuple[Tensor, Tensor]]:
-    """image [3, h, w] in 0..1 -> (box xyxy, scale) -> windows [n, 4] and their normalised cross-correlation [n]."""
+def _template(image: Tensor) -> Near:
+    """image [3, h, w] in 0..1; similarity is normalised cross-correlation."""
     grey = rgb2gray(image.permute(1, 2, 0).numpy())
 
     def near(box: Tensor, scale: float) -> tuple[Tensor, Tensor]:
@@ -101,12 +101,12 @@ def _template(image: Tensor) -> Callable[[Tensor, float], tuple[Tensor, Tensor]]
     return near
 
 
-def _features(backbone: nn.Module) -> Similarity:
-    """The frozen backbone's similarity; see `_template` for what it returns."""
+def _features(backbone: nn.Module) -> Callable[[Tensor], Near]:
+    """The same by a frozen backbone: for images [3, h, w] in 0..1; similarity is the cosine of mean features."""
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
 
     @torch.inference_mode()
-    def look(image: Tensor) -> Callable[[Tensor, float], tuple[Tensor, Tensor]]:
+    def look(image: Tensor) -> Near:
         height, width = (-(-side // 32) * 32 for side in image.shape[1:])
         maps = backbone(F.pad((image - mean) / std, (0, width - image.shape[2], 0, height - image.shape[1]))[None])
         cells = (height // STRIDE, width // STRIDE)

@@ -7,16 +7,13 @@ the AP itself). Images that belong together (the frames of a clip) are drawn tog
 
 from __future__ import annotations
 
-import contextlib
-import io
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 import numpy as np
-from pycocotools.cocoeval import COCOeval
 
 from .lvis import PER_IMAGE, best_of_each
-from .metrics import index_coco
+from .metrics import match
 from .trial import Answers
 
 LARGEST = 2e7  # numbers held at a time: so many resamples are done at once as fit
@@ -37,9 +34,8 @@ class Matched:
         if not with_truth:
             raise ValueError("nothing to find: the chosen images hold no object of the chosen categories")
         found, partly = answers.detections, set()
-        if (
-            federated
-        ):  # LVIS: the 300 best of an image; only what was looked for there counts, and the incomplete is not judged
+        # LVIS: the 300 best of an image; only what was looked for there counts, and the incomplete is not judged
+        if federated:
             found = best_of_each(found, "image_id", PER_IMAGE)
             judged = {(a["image_id"], a["category_id"]) for a in truth}
             for image in answers.truth["images"]:
@@ -48,11 +44,7 @@ class Matched:
             found = [d for d in found if (d["image_id"], d["category_id"]) in judged]
         found = [d for d in found if counts(d) and d["category_id"] in with_truth]
         most = max(Counter((d["image_id"], d["category_id"]) for d in found).values(), default=1) if federated else 100
-        with contextlib.redirect_stdout(io.StringIO()):
-            evaluation = COCOeval(index_coco(truth, images, with_truth), index_coco(found, images, with_truth), "bbox")
-            evaluation.params.maxDets = [most]
-            evaluation.params.areaRng, evaluation.params.areaRngLbl = evaluation.params.areaRng[:1], ["all"]
-            evaluation.evaluate()
+        evaluation = match(truth, found, images, with_truth, most)
         self.recalls, self.categories = evaluation.params.recThrs, []
         place = {image: number for number, image in enumerate(self.image_ids)}
         grouped: dict[int, list[dict]] = defaultdict(list)

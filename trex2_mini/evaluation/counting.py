@@ -7,8 +7,8 @@ has queries. The paper names no threshold; ours is `detect`'s 0.3, and `best_thr
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,7 @@ from ..datasets.emoji import EMOJI_SETS, make_emoji_set
 from ..detector import Detections, Detector
 from .metrics import coco_ap
 
+NO_PIXELS = np.zeros((0, 0, 3), np.uint8)
 THRESHOLDS = tuple(round(0.05 * step, 2) for step in range(1, 20))
 
 
@@ -48,18 +49,22 @@ def counting(
     """
     if not 0 <= threshold <= 1:
         raise ValueError(f"threshold must lie in 0..1, got {threshold}")
-    samples = [dataset[index] for index in range(len(dataset))[:limit]]
+    samples, found = [], []
+    for index in tqdm(range(len(dataset))[:limit], "counting", disable=not progress):
+        sample = dataset[index]
+        found.append(count_one(detector, sample, exemplars))
+        samples.append(replace(sample, image=NO_PIXELS))  # FSC147's pictures would take most of a gigabyte
     if not samples:
         raise ValueError(f"nothing to count: {dataset.folder} has no picture in this split")
-    found = [count_one(detector, sample, exemplars) for sample in tqdm(samples, "counting", disable=not progress)]
     counts = [sample.count for sample in samples]
     by_name: dict[str, list[int]] = {}
     for place, sample in enumerate(samples):
         by_name.setdefault(sample.name, []).append(place)
-    errors = np.abs(counted(found, threshold) - counts)
+    answers = counted(found, threshold)
+    errors = np.abs(answers - counts)
     return {
-        **count_errors(counted(found, threshold), counts),
-        **_ap(dataset, samples, found),
+        **count_errors(answers, counts),
+        **_ap(samples, found),
         "MAE_constant": count_errors([float(np.median(counts))] * len(counts), counts)["MAE"],
         "MAE_by_threshold": {str(t): count_errors(counted(found, t), counts)["MAE"] for t in THRESHOLDS},
         "mean_count": float(np.mean(counts)),
@@ -101,24 +106,15 @@ def best_threshold(found: Sequence[Detections], counts: Sequence[int]) -> float:
     return min(THRESHOLDS, key=lambda threshold: count_errors(counted(found, threshold), counts)["MAE"])
 
 
-def _ap(dataset: CountingDataset, samples: list[CountingSample], found: list[Detections]) -> dict:
+def _ap(samples: list[CountingSample], found: list[Detections]) -> dict:
     """AP over all pictures of the one category "what was asked for"."""
-    boxes = {sample.file_name: sample.boxes for sample in samples if sample.boxes is not None}
-    beside = dataset.folder / "annotations.json"  # emoji-count: boxes beside FSC147's points
-    if not boxes and beside.is_file():
-        content = json.loads(beside.read_text(encoding="utf-8"))
-        names = {image["id"]: image["file_name"] for image in content["images"]}
-        boxes = {name: [] for name in names.values()}
-        for annotation in content["annotations"]:
-            x, y, w, h = annotation["bbox"]
-            boxes[names[annotation["image_id"]]].append([x, y, x + w, y + h])
-    if not all(sample.file_name in boxes for sample in samples):
+    if any(sample.boxes is None for sample in samples):
         return {"AP": None, "AP50": None, "AP75": None}
     truth = {"images": [{"id": i} for i in range(len(samples))], "categories": [{"id": 1, "name": "object"}]}
     truth["annotations"] = [
         {"image_id": i, "category_id": 1, "bbox": _xywh(box)}
         for i, sample in enumerate(samples)
-        for box in np.asarray(boxes[sample.file_name], dtype=float).reshape(-1, 4)
+        for box in sample.boxes
     ]
     detections = [
         {"image_id": i, "category_id": 1, "bbox": _xywh(box), "score": float(score)}

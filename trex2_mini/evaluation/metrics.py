@@ -59,14 +59,8 @@ def coco_ap(
         raise ValueError("nothing to find: the chosen images hold no object of the chosen categories")
     with_truth = {entry["category_id"] for entry in truth}
     found = [d for d in detections if asked(d) and d["category_id"] in with_truth]
+    evaluation = match(truth, found, images_asked, with_truth, max_detections, sizes)
     with contextlib.redirect_stdout(io.StringIO()):
-        evaluation = COCOeval(
-            index_coco(truth, images_asked, with_truth), index_coco(found, images_asked, with_truth), "bbox"
-        )
-        evaluation.params.maxDets = [max_detections]
-        if not sizes:
-            evaluation.params.areaRng, evaluation.params.areaRngLbl = evaluation.params.areaRng[:1], ["all"]
-        evaluation.evaluate()
         evaluation.accumulate()
     precision = 100 * evaluation.eval["precision"][..., 0]  # (10 IoU thresholds, recalls, categories, sizes: all first)
     result = {
@@ -78,6 +72,24 @@ def coco_ap(
         result |= {f"AP_{size}": mean_precision(precision[..., place]) for place, size in enumerate(SIZES, 1)}
     each = {names[category]: mean_precision(precision[:, :, k, 0]) for k, category in enumerate(sorted(with_truth))}
     return result | {"per_category": {name: ap for name, ap in each.items() if ap is not None}}
+
+
+def match(
+    truth: Sequence[dict],
+    found: Sequence[dict],
+    image_ids: Collection[int],
+    category_ids: Collection[int],
+    max_detections: int,
+    sizes: bool = False,
+) -> COCOeval:
+    """pycocotools' evaluation of detections that are matched with the ground truth, not yet accumulated."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        evaluation = COCOeval(_index(truth, image_ids, category_ids), _index(found, image_ids, category_ids), "bbox")
+        evaluation.params.maxDets = [max_detections]
+        if not sizes:
+            evaluation.params.areaRng, evaluation.params.areaRngLbl = evaluation.params.areaRng[:1], ["all"]
+        evaluation.evaluate()
+    return evaluation
 
 
 def check_ids(asked: Collection[int], known: Collection[int], what: str) -> None:
@@ -95,7 +107,7 @@ def _entry(source: dict) -> dict:
     return entry | ({"score": source["score"]} if "score" in source else {}) | {"iscrowd": source.get("iscrowd", 0)}
 
 
-def index_coco(entries: Sequence[dict], image_ids: Collection[int], category_ids: Collection[int]) -> COCO:
+def _index(entries: Sequence[dict], image_ids: Collection[int], category_ids: Collection[int]) -> COCO:
     """Annotations or detections as a COCO object of pycocotools, numbered from 1."""
     coco = COCO()
     coco.dataset = {

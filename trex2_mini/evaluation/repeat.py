@@ -13,7 +13,7 @@ from .protocols import evaluate
 from .trial import open_detector
 
 NUMBERS = (1, 4, 16, 32, 64)  # of examples, as in table 5
-NO_MEASURE = ("seconds", "threshold", "draws")
+NO_MEASURE = ("seconds", "threshold")
 
 
 def repeated(draws: int, checkpoint, data, protocol: str, categories: str = "all", *, seed: int = 0, **options) -> dict:
@@ -28,14 +28,14 @@ def repeated(draws: int, checkpoint, data, protocol: str, categories: str = "all
     detector, weights = open_detector(checkpoint)
     results = [evaluate(detector, data, protocol, categories, seed=seed + k, **options) for k in range(draws)]
     first = results[0] | weights
+    if draws == 1:
+        return first
     measures = [key for key, value in first.items() if isinstance(value, float) and key not in NO_MEASURE]
     by_seed = {key: [result[key] for result in results] for key in measures}
     names = set().union(*(result["per_category"] for result in results))
     own = {n: [r["per_category"][n] for r in results if n in r["per_category"]] for n in sorted(names)}
     per_category = {name: float(np.mean(values)) for name, values in own.items()}
     known = {key: [value for value in values if value is not None] for key, values in by_seed.items()}
-    if draws == 1:
-        return first
     return {
         **{key: value for key, value in first.items() if key != "per_category"},
         **{key: float(np.mean(values)) for key, values in known.items()},

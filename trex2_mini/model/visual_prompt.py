@@ -70,13 +70,12 @@ class PromptBlock(nn.Module):
         is_point: Tensor,
         absent: Tensor,
         features: ImageFeatures,
-        padding: Tensor | None,
     ) -> Tensor:
         """queries [B, C, K+1, D], reference [B, C, K+1, 4] in 0..1 of the padded map, is_point and absent [B, C, K+1] -> [B, C, K+1, D]."""
         batch, categories, count, dim = queries.shape
         flat = queries.flatten(1, 2)  # (B, C*(K+1), D)
         seen = self.cross_attention(
-            flat, reference.flatten(1, 2), features.tokens, features.shapes, padding, is_point.flatten(1, 2),
+            flat, reference.flatten(1, 2), features.tokens, features.shapes, features.hidden, is_point.flatten(1, 2),
             features.values(self.cross_attention),
         )  # fmt: skip
         queries = self.cross_norm(flat + seen).view(batch * categories, count, dim)
@@ -121,7 +120,6 @@ class VisualPromptEncoder(nn.Module):
         queries = torch.where(is_point[..., None], self.point_query(joined), self.box_query(joined))
 
         reference = coords * features.valid.repeat(1, 2)[:, None, None]
-        padding = features.hidden
         for block in self.blocks:
-            queries = block(queries, reference, is_point, absent, features, padding)
+            queries = block(queries, reference, is_point, absent, features)
         return queries[:, :, -1]  # eq. 5: the class token's output is V
