@@ -250,6 +250,17 @@ def test_counting_refuses(tmp_path):
             evaluate(Colours(), tmp_path / "set", "counting", progress=False, **options)
 
 
+@pytest.mark.parametrize("protocol", ["region", "region-visual", "counting", "video", "visual-g"])
+def test_options_of_other_protocols_are_refused(protocol):
+    """Before anything is opened: neither the set nor the checkpoint need to exist."""
+    for options, words in [
+        ({"synonyms": True}, "'text', not for"),
+        ({"baselines": ["template"]}, "visual-i-others, not for"),
+    ]:
+        with pytest.raises(ValueError, match=words):
+            evaluate("no-checkpoint", "no-set", protocol, **options)
+
+
 @pytest.mark.parametrize("name, split", [("emoji-count", "val"), ("emoji-count", "test"), ("emoji-count-lvis", "test")])
 def test_embedded_counting_sets(tmp_path, name, split):
     """Their counts are the numbers of boxes of the counted category in their annotation file."""

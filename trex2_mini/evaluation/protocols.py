@@ -98,6 +98,7 @@ def evaluate(
     """
     if protocol not in ALL_PROTOCOLS:
         raise ValueError(f"unknown protocol {protocol!r}; expected one of {', '.join(ALL_PROTOCOLS)}")
+    _check(protocol, synonyms, baselines)
     start = time.perf_counter()
     examples = EXAMPLES.get(protocol, 16) if examples is None else examples
     for what, number in {"examples": examples, "limit": limit, "batch_size": batch_size}.items():
@@ -166,14 +167,12 @@ def answers(
 ) -> Answers:
     """The detections of one of PROTOCOLS, or of video, with what is needed to measure them. Arguments as in `evaluate`."""
     examples = EXAMPLES.get(protocol, 16) if examples is None else examples
-    detector, dataset = open_detector(checkpoint)[0], opened(data)
+    _check(protocol, synonyms, baselines)
+    detector = Detector.load(checkpoint) if isinstance(checkpoint, (str, Path)) else checkpoint
+    dataset = opened(data)
     labels = choose_labels(dataset, categories)
-    if synonyms and protocol != "text":
-        raise ValueError(f"synonyms are for the protocol 'text', not for {protocol!r}")
     phrases = first_synonyms(dataset) if synonyms else dict(enumerate(dataset.names))
     labels = [label for label in labels if label in phrases]
-    if baselines and not protocol.startswith("visual-i"):
-        raise ValueError(f"baselines are for the protocols visual-i and visual-i-others, not for {protocol!r}")
     if protocol == "video":
         return video(detector, dataset, labels, examples, limit, batch_size, progress)
     if protocol not in PROTOCOLS:
@@ -206,6 +205,14 @@ def answers(
     if protocol in ("visual-i", "visual-i-others"):
         details |= {kind: given.measure(answer)["AP"] for kind, answer in beside.items()}
     return given
+
+
+def _check(protocol: str, synonyms: bool, baselines: Sequence[str]) -> None:
+    """Raises ValueError for an option of another protocol."""
+    if synonyms and protocol != "text":
+        raise ValueError(f"synonyms are for the protocol 'text', not for {protocol!r}")
+    if baselines and not protocol.startswith("visual-i"):
+        raise ValueError(f"baselines are for the protocols visual-i and visual-i-others, not for {protocol!r}")
 
 
 def _bank(trial: Trial, labels: list[int], reference, examples: int, seed: int) -> tuple[list[int], PromptBank, dict]:
