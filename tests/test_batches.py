@@ -12,6 +12,7 @@ from tiny import NAMES, TINY, seeded_model, squares
 
 from trex2_mini.datasets.batches import DatasetBatches, EmojiBatches, MixedBatches, open_batches
 from trex2_mini.datasets.coco import CocoDataset
+from trex2_mini.datasets.copy_paste import cut_out, paste
 from trex2_mini.datasets.prompts import sample_names
 from trex2_mini.training import iteration_losses, text_prompts
 
@@ -119,3 +120,35 @@ def test_bad_input_is_named(folder, tmp_path):
     (folder / "annotations.json").write_text(json.dumps(empty))
     with pytest.raises(ValueError, match="no object to train on"):
         open_batches([str(folder)], 2)
+
+
+def test_pasted_objects_are_where_their_boxes_are():
+    """A red disc, cut out by its polygon, lies in every new box; what it hides is no object any more."""
+    rows, columns = np.mgrid[:60, :80]
+    disc = (rows - 30) ** 2 + (columns - 40) ** 2 < 15**2
+    donor = np.zeros((60, 80, 3), np.uint8)
+    donor[disc] = (255, 0, 0)
+    angles = np.linspace(0, 2 * np.pi, 40, endpoint=False)
+    outline = np.stack([40 + 15 * np.cos(angles), 30 + 15 * np.sin(angles)], 1).ravel().tolist()
+    cut = cut_out(donor, {"id": 1, "segmentation": [outline]})
+    assert abs(cut.width - 30) <= 2 and abs(cut.height - 30) <= 2
+    hidden = 0
+    for seed in range(20):
+        target = squares(1, (96, 128), objects=2)
+        pasted = paste(target, [(cut, 7)], np.random.default_rng(seed))
+        new = pasted.boxes[pasted.labels == 7]
+        assert 1 <= len(new) <= 4 and (pasted.labels != 7).sum() <= 2
+        hidden += (pasted.labels != 7).sum() < 2
+        for x1, y1, x2, y2 in new[-1:].astype(int):
+            assert 0 <= x1 < x2 <= 128 and 0 <= y1 < y2 <= 96
+            assert pasted.image[(y1 + y2) // 2, (x1 + x2) // 2, 0] > 200
+    assert hidden  # some seeds cover a square
+
+
+def test_cut_out_refuses_what_has_no_outline():
+    picture = np.zeros((60, 80, 3), np.uint8)
+    assert cut_out(picture, {"id": 1, "bbox": [1, 1, 30, 30]}) is None
+    assert cut_out(picture, {"id": 1, "iscrowd": 1, "segmentation": {"counts": [], "size": [60, 80]}}) is None
+    assert cut_out(picture, {"id": 1, "segmentation": [[1, 1, 4, 1, 4, 4]]}) is None  # too small to be of use
+    with pytest.raises(ValueError, match="annotation 5"):
+        cut_out(picture, {"id": 5, "segmentation": [["a", "b"]]})

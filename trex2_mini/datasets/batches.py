@@ -7,12 +7,14 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from PIL import Image
 from torchvision import tv_tensors
 from torchvision.ops import box_area
 from torchvision.transforms import v2
 
 from .catalogue import load_catalogue
 from .coco import CocoDataset, Sample, open_dataset
+from .copy_paste import cut_out, paste
 from .scenes import SIZES, SceneGenerator
 
 
@@ -38,7 +40,7 @@ class EmojiBatches:
 
 
 class DatasetBatches:
-    """Pictures of a set in COCO format, drawn at random and changed: scaled, cropped, mirrored, colours distorted.
+    """Pictures of a set in COCO format, drawn at random and changed: objects pasted in, scaled, cropped, mirrored, colours distorted.
 
     Two pictures in a row share a category where the set allows it, as emoji scenes do. One size a batch (those of the emoji scenes,
     times short_side / 192), and nothing is padded but with grey.
@@ -48,6 +50,8 @@ class DatasetBatches:
         short_side: pixels of the shorter side of a batch.
         balance: see `open_batches`.
         least_visible: an object of which the crop shows a smaller share is no target.
+        pasted: the share of pictures that get copies of one object of their own or of the picture before (copy_paste.py); sets with
+            masks only.
 
     Raises:
         ValueError: the set has no object.
@@ -61,16 +65,18 @@ class DatasetBatches:
         short_side: int = 192,
         balance: float = 0.0,
         least_visible: float = 0.3,
+        pasted: float = 0.5,
     ):
         self.dataset, self.batch_size, self.seed, self.balance = dataset, batch_size, seed, balance
-        self.short_side, self.least_visible = short_side, least_visible
+        self.short_side, self.least_visible, self.pasted = short_side, least_visible, pasted
         self.names, self.trainable = dataset.names, list(range(len(dataset.names)))
-        label_of = {category: label for label, category in enumerate(dataset.category_ids)}
+        self._label_of = {category: label for label, category in enumerate(dataset.category_ids)}
+        self._annotations = dataset.annotations_by_image()
         index_of = {image["id"]: index for index, image in enumerate(dataset.coco["images"])}
         held: dict[int, set[int]] = {}
         for annotation in dataset.coco["annotations"]:
             if not annotation.get("iscrowd", 0):
-                held.setdefault(index_of[annotation["image_id"]], set()).add(label_of[annotation["category_id"]])
+                held.setdefault(index_of[annotation["image_id"]], set()).add(self._label_of[annotation["category_id"]])
         if not held:
             raise ValueError(f"{dataset.path} holds no object to train on")
         self._pictures = sorted(held)
@@ -85,13 +91,26 @@ class DatasetBatches:
         height, width = (round(side * self.short_side / 192 / 32) * 32 for side in SIZES[rng.integers(len(SIZES))])
         batch: list[Sample] = []
         held = sorted(self._with)
+        cuts: list[tuple[Image.Image, int]] = []
         for i in range(self.batch_size):
             if i % 2 == 0:
                 pool = self._with[int(rng.choice(held))] if rng.random() < self.balance else self._pictures
             index = pool[rng.integers(len(pool))]
             pool = self._with[int(rng.choice(self._labels[index]))]  # the next picture shares a category with this one
-            batch.append(self._changed(self.dataset[index], height, width, rng))
+            sample = self.dataset[index]
+            cuts = (cuts if i % 2 else []) + self._cuts(sample)
+            if cuts and rng.random() < self.pasted:
+                sample = paste(sample, cuts, rng)
+            batch.append(self._changed(sample, height, width, rng))
         return batch
+
+    def _cuts(self, sample: Sample) -> list[tuple[Image.Image, int]]:
+        """The objects of a picture that can be set into others."""
+        if not self.pasted:
+            return []
+        entries = self._annotations[sample.image_id]
+        found = [(cut_out(sample.image, entry), self._label_of[entry["category_id"]]) for entry in entries]
+        return [(cut, label) for cut, label in found if cut is not None]
 
     def _changed(self, sample: Sample, height: int, width: int, rng: np.random.Generator) -> Sample:
         """A random view of `sample`, [height, width]."""
