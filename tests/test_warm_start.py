@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
 import torch
-from tiny import TINY_MODEL
-from transformers import BertConfig, GroundingDinoConfig, GroundingDinoForObjectDetection, SwinConfig
+from tiny import TINY, TINY_MODEL
+from transformers import (
+    BertConfig,
+    DeformableDetrConfig,
+    DeformableDetrForObjectDetection,
+    GroundingDinoConfig,
+    GroundingDinoForObjectDetection,
+    ResNetConfig,
+    SwinConfig,
+)
 
+from trex2_mini.__main__ import main
+from trex2_mini.checkpoint import load_model
 from trex2_mini.model.trex2 import TRex2
-from trex2_mini.warm_start import warm_start
+from trex2_mini.warm_start import open_detector, warm_start
 
 pytestmark = pytest.mark.parity
 SHAPES = [(6, 7), (3, 4), (2, 2), (1, 1)]
@@ -75,9 +88,106 @@ def test_report(pair):
     assert {n for n in kept if "relative_position_index" not in n} == {"box_decoder.logit_bias"}
     assert set(report.taken) | set(report.new) == set(ours.state_dict())
     assert any("fusion_layer" in n for n in report.left) and any("hidden_states_norms" in n for n in report.left)
-    assert "taken" in str(report)
+    assert "image_encoder.layers" in str(report) and "T-Rex2 is prompted late" in str(report)
 
 
 def test_foreign_weights(pair):
     with pytest.raises(ValueError, match="not one encoder tensor"):
         warm_start(pair[1], {"conv1.weight": torch.zeros(3)})
+
+
+@torch.no_grad()
+def test_swin(pair):
+    """Our backbone's maps are theirs but for the norm of each output, which T-Rex2's Swin has not: with it they are equal."""
+    theirs, ours, _ = pair
+    images = torch.randn(1, 3, 224, 448)  # the last stage: one window high, two wide
+    swin = theirs.model.backbone.conv_encoder.model
+    norms = [module for name, module in swin.named_modules() if "hidden_states_norms.stage" in name]
+    expected, maps = swin(images).feature_maps, ours.image_encoder.backbone(images)
+    assert len(maps) == len(norms) == len(expected) == 3
+    for own, norm, other in zip(maps, norms, expected):
+        torch.testing.assert_close(norm(own.permute(0, 2, 3, 1)).permute(0, 3, 1, 2), other, atol=1e-4, rtol=0)
+
+
+@torch.no_grad()
+def test_deformable_detr():
+    """Encoder layers, decoder layers and box heads of a two-stage Deformable DETR with random weights."""
+    torch.manual_seed(0)
+    resnet = ResNetConfig(
+        embedding_size=8, hidden_sizes=[8, 8, 16, 16], depths=[1, 1, 1, 1], layer_type="basic",
+        out_features=["stage2", "stage3", "stage4"],
+    )  # fmt: skip
+    theirs = DeformableDetrForObjectDetection(
+        DeformableDetrConfig(
+            backbone_config=resnet, d_model=32, encoder_layers=2, decoder_layers=2, encoder_attention_heads=4, num_queries=20,
+            decoder_attention_heads=4, encoder_n_points=2, decoder_n_points=2, encoder_ffn_dim=64, decoder_ffn_dim=64,
+            disable_custom_kernels=True, two_stage=True, with_box_refine=True,
+        )
+    ).eval()  # fmt: skip
+    for parameter in [*theirs.model.encoder.parameters(), *theirs.model.decoder.parameters()]:
+        torch.nn.init.normal_(parameter, std=0.1)
+    ours = TRex2(replace(TINY_MODEL, strides=(8, 16, 32, 64), encoder_layers=2), pretrained=False).eval()
+    report = warm_start(ours, theirs.state_dict())
+    assert "a backbone that is not the Swin of this model" in str(report)
+    starts, shapes = torch.tensor([0, 42, 54, 58]), torch.tensor(SHAPES)
+    tokens, position = torch.randn(2, 1, TOKENS, 32)
+    reference = torch.rand(1, TOKENS, 2)
+    expected, result = tokens, tokens
+    for layer, other in zip(ours.image_encoder.layers, theirs.model.encoder.layers):
+        expected = _first(
+            other(
+                expected, None, position, reference_points=reference[:, :, None].expand(-1, -1, 4, -1),
+                spatial_shapes=shapes, spatial_shapes_list=SHAPES, level_start_index=starts,
+            )
+        )  # fmt: skip
+        result = layer(result, position, reference, SHAPES, None)
+    torch.testing.assert_close(result, expected, atol=1e-4, rtol=0)
+    queries, place = torch.randn(2, 1, 20, 32)
+    boxes = 0.2 + 0.3 * torch.rand(1, 20, 4)
+    wanted, found = queries, queries
+    for layer, other in zip(ours.box_decoder.layers, theirs.model.decoder.layers):
+        wanted = _first(
+            other(
+                wanted, place, reference_points=boxes[:, :, None].expand(-1, -1, 4, -1), spatial_shapes=shapes,
+                spatial_shapes_list=SHAPES, level_start_index=starts, encoder_hidden_states=expected,
+            )
+        )  # fmt: skip
+        found = layer(found, place, boxes, result, SHAPES, None)
+    assert (found - queries).abs().max() > 0.1
+    torch.testing.assert_close(found, wanted, atol=1e-4, rtol=0)
+    heads = theirs.model.decoder.bbox_embed
+    for head, other in zip(ours.box_decoder.box_heads, heads):
+        torch.testing.assert_close(head(found), other(found), atol=1e-4, rtol=0)
+
+
+def _first(output):
+    return output[0] if isinstance(output, tuple) else output
+
+
+def test_command(pair, tmp_path, capsys):
+    """A folder that transformers wrote becomes a checkpoint of ours that holds the same weights, and is not written over."""
+    theirs, ours, report = pair
+    theirs.save_pretrained(tmp_path / "theirs")
+    (tmp_path / "config.json").write_text(replace(TINY, model=ours.image_encoder.config).to_json())
+    command = ["warm-start", "--from", str(tmp_path / "theirs"), "--config", str(tmp_path / "config.json")]
+    command += ["--random-weights", "--out", str(tmp_path / "warm")]
+    assert main(command) == 0 and "T-Rex2 is prompted late" in capsys.readouterr().out
+    own = load_model(tmp_path / "warm")[0].state_dict()
+    for name in report.taken:
+        torch.testing.assert_close(own[name], ours.state_dict()[name], atol=0, rtol=0)
+    assert main(command) == 1 and "already" in capsys.readouterr().err
+
+
+def test_refusals(tmp_path):
+    """Offline, the message gives the command that fetches the weights; pickled weights are not read."""
+    command = [sys.executable, "-m", "trex2_mini", "warm-start"]
+    command += ["--from", "IDEA-Research/grounding-dino-tiny", "--out", "x"]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path)
+    assert done.returncode == 1 and "hf download IDEA-Research/grounding-dino-tiny" in done.stderr
+    assert "Traceback" not in done.stderr and not (tmp_path / "x").exists()
+    (tmp_path / "pickled").mkdir()
+    DeformableDetrConfig().save_pretrained(tmp_path / "pickled")
+    (tmp_path / "pickled" / "pytorch_model.bin").write_bytes(b"anything")
+    with pytest.raises(ValueError, match="safetensors"):
+        open_detector(str(tmp_path / "pickled"))

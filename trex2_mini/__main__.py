@@ -126,6 +126,18 @@ def main(arguments: list[str] | None = None) -> int:
     detect.add_argument("--out", type=Path, help="write a picture here")
     detect.set_defaults(command_function=_detect)
 
+    warm = commands.add_parser("warm-start", help="a checkpoint from transformers' Deformable DETR or Grounding DINO")
+    warm.add_argument(
+        "--from", dest="source", required=True, help="a folder of transformers', or owner/name on the Hub"
+    )
+    warm.add_argument("--preset", default="swin_t", help="the model to fill (default swin_t)")
+    warm.add_argument("--config", type=Path, help="a config.json instead of a preset")
+    warm.add_argument(
+        "--random-weights", action="store_true", help="the rest does not start from ImageNet and CLIP weights"
+    )
+    warm.add_argument("--out", type=Path, required=True, help="folder to write")
+    warm.set_defaults(command_function=_warm_start)
+
     export = commands.add_parser("export", help="write a checkpoint as ONNX programs: encoder, prompt, decoder")
     export.add_argument("--checkpoint", default="nano-emoji", help="a shipped name or a folder")
     export.add_argument("--out", type=Path, required=True, help="folder to write")
@@ -342,6 +354,15 @@ def _detect(options: argparse.Namespace) -> None:
 
         save_detections(options.image, found, options.out)
         print(f"picture: {options.out}")
+
+
+def _warm_start(options: argparse.Namespace) -> None:
+    from .config import Config, preset
+    from .warm_start import warm_start_folder
+
+    config = Config.load(options.config) if options.config else preset(options.preset)
+    print(warm_start_folder(options.source, config, options.out, not options.random_weights))
+    print(f"checkpoint: {options.out}")
 
 
 def _export(options: argparse.Namespace) -> None:

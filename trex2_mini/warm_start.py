@@ -1,12 +1,14 @@
 """Start a TRex2 from open detectors' weights: transformers' Deformable DETR (two-stage or not) and Grounding DINO, given as a state dict.
 
-    report = warm_start(model, GroundingDinoForObjectDetection.from_pretrained("IDEA-Research/grounding-dino-tiny").state_dict())
+    python -m trex2_mini warm-start --from IDEA-Research/grounding-dino-tiny --preset swin_t --out runs/warm
+    report = warm_start(model, open_detector("IDEA-Research/grounding-dino-tiny"))
     print(report)                      # what was taken, what was not, and why
 
 Swin and other ImageNet backbones come through timm and CLIP's text tower through open_clip already when `TRex2(config)` is built.
 What these detectors have and T-Rex2 has not (it is prompted late) stays behind: fusion with text, their text encoders, class heads.
 Grounding DINO's Swin normalises each stage's output and timm's does not, so its first three projections meet other numbers than they were
-trained on; its position embedding counts cells from their far corner, ours from their centre. Both must be learned anew.
+trained on; its position embedding counts cells from their far corner, ours from their centre. Both must be learned anew. timm rolls a map
+before it pads it to whole windows, transformers after: with sides that are no multiples of 7 x 32 pixels the borders of Swin's maps differ.
 
 newocean-group/T-Rex2 (visual prompts only) is not converted. Its encoder and decoder layers have our form, but: its Swin normalises each stage's
 output; a prompt's place is a perceptron of its box, added anew in each block, instead of eq. 1 to 3; a category's vector is the mean of its
@@ -17,11 +19,15 @@ labels have no place here. (Read in its src/, versions 6b6afcd of model.py and e
 from __future__ import annotations
 
 import re
+from collections import Counter
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from .checkpoint import save_model
+from .config import Config
 from .model.trex2 import TRex2
 
 _ATTENTION = r"(sampling_offsets|attention_weights|value_proj|output_proj)\.(weight|bias)$"
@@ -73,19 +79,80 @@ class WarmStart:
     left: dict[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
+        """A table: our parts with the tensors taken and those as they were, then their tensors that were left, by reason."""
+        taken, new = Counter(map(_part, self.taken)), Counter(map(_part, self.new))
+        lines = [f"{'our part':36s} {'taken':>6s} {'as they were':>13s}"]
+        lines += [f"{part:36s} {taken[part]:6d} {new[part]:13d}" for part in sorted(taken | new)]
+        lines += [f"{'all':36s} {len(self.taken):6d} {len(self.new):13d}"]
         reasons: dict[str, list[str]] = {}
         for name, reason in self.left.items():
             reasons.setdefault(reason, []).append(name)
-        lines = [
-            f"taken: {len(self.taken)} tensors",
-            f"as they were: {len(self.new)} tensors of ours ({_parts(self.new)})",
-        ]
         lines += [f"not taken: {len(names)} tensors, {reason} (first: {names[0]})" for reason, names in reasons.items()]
         return "\n".join(lines)
 
 
-def _parts(names: list[str]) -> str:
-    return ", ".join(sorted({".".join(name.split(".")[:2]) for name in names})) or "none"
+def _part(name: str) -> str:
+    return ".".join(name.split(".")[:2])
+
+
+_REASONS = [  # why a tensor of theirs has no place; the first pattern found in its name counts
+    (r"fusion_layer|text_enhancer|encoder_attn_text", "fusion of image and text: T-Rex2 is prompted late"),
+    (r"text_backbone|text_projection", "BERT's text encoder: T-Rex2's is CLIP's"),
+    (r"class_embed", "a class head: T-Rex2's labels are dot products with prompts (eq. 8)"),
+    (r"hidden_states_norms", "norms of Swin's outputs: timm's Swin has none"),
+    (r"relative_position_index", "a table of indices, computed anew"),
+    (r"backbone", "a backbone that is not the Swin of this model"),
+    (r"reference_points|pos_trans|query_position", "queries of another kind than ours, chosen by position"),
+]
+
+
+def _reason(name: str) -> str:
+    return next((why for pattern, why in _REASONS if re.search(pattern, name)), "T-Rex2 has no such part")
+
+
+def open_detector(source: str) -> dict[str, Tensor]:
+    """The state dict of a Deformable DETR or Grounding DINO: a folder of transformers' (config.json, *.safetensors), or owner/name on the Hub.
+
+    Read by transformers itself (it knows the older names of parameters), safetensors only. HF_HUB_OFFLINE=1 asks no network.
+    Raises ValueError: transformers is missing, no such weights or no safetensors here, or another kind of model.
+    """
+    try:
+        import transformers
+    except ImportError as error:
+        raise ValueError(f'warm starts need transformers ({error}): pip install "transformers>=5,<6"') from None
+    kinds = {
+        "deformable_detr": transformers.DeformableDetrForObjectDetection,
+        "grounding-dino": transformers.GroundingDinoForObjectDetection,
+    }
+    try:
+        kind = transformers.AutoConfig.from_pretrained(source).model_type
+        if kind in kinds:
+            model, found = kinds[kind].from_pretrained(source, use_safetensors=True, output_loading_info=True)
+    except Exception as error:  # transformers and the Hub's client raise many kinds
+        raise ValueError(
+            f"the weights {source!r} could not be read ({type(error).__name__}: {str(error).splitlines()[0]}). Expected a folder with config.json "
+            "and *.safetensors, or owner/name on the Hugging Face Hub; on a machine with a network: "
+            f"hf download {source} --include '*.json' '*.safetensors'"
+        ) from error
+    if kind not in kinds:
+        raise ValueError(f"expected one of {sorted(kinds)}, but {source!r} is a {kind!r}")
+    random = set(found["missing_keys"])  # not in the file: drawn at random by transformers
+    return {name: value for name, value in model.state_dict().items() if name not in random}
+
+
+def warm_start_folder(source: str, config: Config, out: str | Path, pretrained: bool = True) -> WarmStart:
+    """Build config's model, fill it from `open_detector(source)`, write it as a checkpoint into `out` (refused if one is there).
+
+    pretrained: timm's ImageNet and open_clip's CLIP weights first (they need a network or a cache). Raises ValueError.
+    """
+    out = Path(out)
+    if (out / "model.safetensors").exists():
+        raise ValueError(f"{out} holds a checkpoint already: name another folder")
+    tensors = open_detector(source)
+    model = TRex2(config.model, pretrained=pretrained)
+    report = warm_start(model, tensors)
+    save_model(out, model, config, half=False)
+    return report
 
 
 def _translate(name: str) -> str | None:
@@ -111,7 +178,7 @@ def warm_start(model: TRex2, tensors: dict[str, Tensor]) -> WarmStart:
     for name, value in tensors.items():
         ours, _, part = (_translate(name) or "").partition("#")
         if not ours:
-            report.left[name] = "T-Rex2 has no such part"
+            report.left[name] = _reason(name)
         elif ours not in own:
             report.left[name] = "this model has no such layer"
         elif part:

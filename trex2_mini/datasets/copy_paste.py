@@ -64,7 +64,7 @@ def paste(sample: Sample, objects: list[tuple[Image.Image, int]], rng: np.random
         labels = [old for old, stays in zip(labels, seen) if stays] + [label]
     return dataclasses.replace(
         sample,
-        image=np.asarray(picture),
+        image=np.array(picture),
         boxes=np.array(boxes, np.float32).reshape(-1, 4),
         labels=np.array(labels, np.int64),
         areas=None,

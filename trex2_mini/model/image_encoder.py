@@ -229,7 +229,8 @@ def build_backbone(config: ModelConfig, pretrained: bool) -> tuple[nn.Module, li
     options: dict = {"features_only": True}
     swin = config.backbone.startswith("swin")
     if swin:
-        options |= {"strict_img_size": False}
+        # any size; windows are shifted in the last stage too, as detectors do (timm fixes shifts by the size it is built for, 224)
+        options |= {"strict_img_size": False, "always_partition": True}
     try:
         with torch.device("meta"):  # its description only: no weights are made
             info = timm.create_model(config.backbone, pretrained=False, **options).feature_info
