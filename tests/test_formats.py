@@ -316,3 +316,17 @@ def test_real_lvis_annotations():
 def test_real_exports(name):
     dataset = open_dataset(str(SHARED / name))
     assert "pieces" not in dataset.names and len(dataset[0].labels) and dataset[0].image.ndim == 3
+
+
+def test_coins(tmp_path, monkeypatch):
+    """The photograph that comes with scikit-image: 24 coins, each box around one; made once."""
+    monkeypatch.setenv("TREX2_DATA", str(tmp_path))
+    sample = open_dataset("coins")[0]
+    assert sample.image.shape == (303, 384, 3) and len(sample.boxes) == 24
+    sides = sample.boxes[:, 2:] - sample.boxes[:, :2]
+    assert sides.min() > 30 and sides.max() < 75
+    grey = sample.image[:, :, 0].astype(float)
+    for x1, y1, x2, y2 in sample.boxes.astype(int):
+        assert grey[y1:y2, x1:x2].mean() > 80  # the ground is darker
+    written = (tmp_path / "coins" / "annotations.json").stat().st_mtime_ns
+    assert len(open_dataset("coins")) == 1 and (tmp_path / "coins" / "annotations.json").stat().st_mtime_ns == written

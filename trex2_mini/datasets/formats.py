@@ -27,6 +27,10 @@ def open_set(name: str) -> CocoDataset:
     if name in EMOJI_SETS:
         folder = make_emoji_set(name, data_root())
         return CocoDataset(folder / "annotations.json", folder / "images")
+    if name == "coins":
+        from trex2_mini.datasets.coins import coins
+
+        return coins(data_root() / "coins")
     official = re.fullmatch(rf"coco-({'|'.join(COCO_SPLITS)})(-.+)?", name)
     if official:
         return _coco(name, official[1], official[2] or "")
@@ -36,7 +40,7 @@ def open_set(name: str) -> CocoDataset:
     folder = Path(name).expanduser()
     found = open_folder(folder)
     if found is None:
-        known = ", ".join([*EMOJI_SETS, *(f"coco-{split}" for split in COCO_SPLITS), *LVIS_SETS])
+        known = ", ".join([*EMOJI_SETS, "coins", *(f"coco-{split}" for split in COCO_SPLITS), *LVIS_SETS])
         inside = ""
         if folder.is_dir():
             parts = [p.name for p in sorted(folder.iterdir()) if p.is_dir() and _looks_like_a_set(p)]
