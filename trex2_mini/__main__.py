@@ -147,6 +147,18 @@ def main(arguments: list[str] | None = None) -> int:
     export.add_argument("--text", default="", help="names whose embeddings are to go along, separated by commas")
     export.set_defaults(command_function=_export)
 
+    reproduce = commands.add_parser(
+        "reproduce", help="run the reproduction notebooks over a grid of parameters; one table of what came out"
+    )
+    reproduce.add_argument(
+        "--scale", default="smoke", help="smoke, laptop or full: a file of notebooks/params; or a YAML file of your own"
+    )
+    reproduce.add_argument("--out", type=Path, help="folder of the runs and tables (default runs/reproduce/SCALE)")
+    reproduce.add_argument("--only", metavar="NN", help="only notebooks whose name begins so, such as 13")
+    reproduce.add_argument("--workers", type=int, default=1, help="runs at a time (default 1)")
+    reproduce.add_argument("--submitit", choices=["local", "slurm"], help="every run as a job of submitit's")
+    reproduce.set_defaults(command_function=_reproduce)
+
     info = commands.add_parser(
         "info", help="parameters by part of a preset; with --size, time and memory of a forward pass"
     )
@@ -363,6 +375,24 @@ def _warm_start(options: argparse.Namespace) -> None:
     config = Config.load(options.config) if options.config else preset(options.preset)
     print(warm_start_folder(options.source, config, options.out, not options.random_weights))
     print(f"checkpoint: {options.out}")
+
+
+def _reproduce(options: argparse.Namespace) -> None:
+    from .paths import REPOSITORY
+    from .reproduce import NOTEBOOKS, SCALES, as_markdown, read_grid, reproduce
+
+    named = options.scale in SCALES
+    grid = NOTEBOOKS / "params" / f"{options.scale}.yml" if named else Path(options.scale)
+    runs = [run for run in read_grid(grid) if run.notebook.stem.startswith(options.only or "")]
+    if not runs:
+        raise ValueError(f"{grid} has no notebook that begins with {options.only!r}")
+    out = options.out or REPOSITORY / "runs" / "reproduce" / grid.stem
+    rows = reproduce(runs, out, options.workers, options.submitit)
+    print(as_markdown(rows), end="")
+    print(f"tables: {out}/table.csv, table.md, table.html")
+    failed = {(row["notebook"], row["parameters"]): row["status"] for row in rows if row["status"] != "done"}
+    if failed:
+        raise ValueError(f"{len(failed)} of {len(runs)} runs failed; the same command tries them again: {failed}")
 
 
 def _export(options: argparse.Namespace) -> None:
