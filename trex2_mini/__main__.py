@@ -159,6 +159,14 @@ def main(arguments: list[str] | None = None) -> int:
     reproduce.add_argument("--submitit", choices=["local", "slurm"], help="every run as a job of submitit's")
     reproduce.set_defaults(command_function=_reproduce)
 
+    ablate = commands.add_parser("ablate", help="train variants of the recipe with equal budgets in a small world")
+    ablate.add_argument("--variants", nargs="+", metavar="V", help="of ablations.VARIANTS (default all)")
+    ablate.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
+    ablate.add_argument("--steps", type=int, default=400, help="of each run (default 400: about 4 minutes)")
+    ablate.add_argument("--out", type=Path, default=Path("runs/ablations/results"), help="folder of the results")
+    ablate.add_argument("--work", type=Path, default=Path("runs/ablations"), help="folder of the scenes and runs")
+    ablate.set_defaults(command_function=_ablate)
+
     info = commands.add_parser(
         "info", help="parameters by part of a preset; with --size, time and memory of a forward pass"
     )
@@ -393,6 +401,15 @@ def _reproduce(options: argparse.Namespace) -> None:
     failed = {(row["notebook"], row["parameters"]): row["status"] for row in rows if row["status"] != "done"}
     if failed:
         raise ValueError(f"{len(failed)} of {len(runs)} runs failed; the same command tries them again: {failed}")
+
+
+def _ablate(options: argparse.Namespace) -> None:
+    from .ablations import VARIANTS, ablate, compare
+
+    results = ablate(options.out, options.work, options.variants or list(VARIANTS), options.seeds, options.steps)
+    for variant, measured in compare(results).items():
+        shown = "; ".join(f"{m} {ap:.1f} ({d:+.1f} ± {half:.1f})" for m, (ap, d, half) in measured.items())
+        print(f"{variant}: {shown}")
 
 
 def _export(options: argparse.Namespace) -> None:
