@@ -99,6 +99,14 @@ def main(arguments: list[str] | None = None) -> int:
     evaluate.add_argument("--json", type=Path, help="write the result here")
     evaluate.set_defaults(command_function=_evaluate)
 
+    score = commands.add_parser("scorecard", help="all protocols of a shipped checkpoint, its goals beside its numbers")
+    score.add_argument("--checkpoint", default="nano-emoji", help="nano-emoji or nano-photo (default nano-emoji)")
+    score.add_argument("--source", help="a folder with other weights, measured against the same goals")
+    score.add_argument("--draws", type=int, default=1, metavar="K", help="of examples and prompts; their mean is shown")
+    score.add_argument("--limit", type=int, help="only the first so many images of each set")
+    score.add_argument("--json", type=Path, help="write the results here; an interrupted run goes on")
+    score.set_defaults(command_function=_scorecard)
+
     detect = commands.add_parser("detect", help="detect on a picture, or on all of a folder")
     detect.add_argument("image", type=Path, help="a picture or a folder of them")
     detect.add_argument("--text", help="names, separated by commas")
@@ -334,6 +342,12 @@ def _benchmark(options: argparse.Namespace) -> None:
     result = run(options.name, options.quick, options.repeats, options.preset)
     _write_json(options.json, result)
     print(as_table(result))
+
+
+def _scorecard(options: argparse.Namespace) -> None:
+    from .evaluation.scorecard import as_table, scorecard
+
+    print(as_table(scorecard(options.checkpoint, options.draws, options.limit, options.json, options.source)), end="")
 
 
 def _detect(options: argparse.Namespace) -> None:
