@@ -19,7 +19,7 @@ from trex2_mini.training import iteration_kinds
 def test_variants_differ_and_share_the_rest():
     configs = {variant: variant_config(variant, 30, 1) for variant in VARIANTS}
     assert len(set(configs.values())) == len(VARIANTS)
-    assert {(c.train.steps, c.train.seed, c.train.batch_size) for c in configs.values()} == {(30, 1, 8)}
+    assert {(c.train.steps, c.train.seed, c.train.batch_size) for c in configs.values()} == {(30, 1, 4)}
     with pytest.raises(ValueError, match="unknown variant 'more'"):
         variant_config("more", 30, 1)
 
@@ -42,7 +42,7 @@ def test_the_world(tmp_path):
     dataset = small_set(tmp_path / "set", 7, 32, 4)
     held = [{a["category_id"] for a in own} for own in dataset.annotations_by_image().values()]
     counts = np.bincount([c for own in held for c in own], minlength=len(world) + 1)[1:]
-    assert counts.sum() >= 30 * 4 and counts.max() <= 3  # two each, but for an object that found no place
+    assert counts.sum() >= 30 * 4 and counts.max() <= 5  # 128 places for 36 categories: three or four each, but for an object that found no place
     again = small_set(tmp_path / "again" / "set", 7, 32, 4)
     assert again.path.read_bytes() == dataset.path.read_bytes()
     assert np.array_equal(again[3].image, dataset[3].image)
