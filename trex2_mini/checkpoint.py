@@ -5,6 +5,7 @@ A model is a folder: `model.safetensors` (weights, half precision when shipped),
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from pathlib import Path
@@ -16,31 +17,39 @@ from torch import Tensor
 
 from .config import Config
 from .model.trex2 import TRex2
-from .paths import REPOSITORY
+from .paths import REPOSITORY, write_text
 
 SHIPPED = REPOSITORY / "data" / "checkpoints"
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that is missing, truncated, or of another model."""
+    """A checkpoint that is missing, truncated, of another model, or that could not be written."""
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    """Write a safetensors file under a temporary name, then rename it: the file under its own name is always whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write a safetensors file under a temporary name, then rename it: the file under its own name is always whole.
+
+    Raises CheckpointError where it cannot be written; what was there before is still there. A process that is killed within leaves its
+    `*.part` behind, which nothing reads.
+    """
     temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
-    temporary.touch()
-    permissions = (
-        temporary.stat().st_mode
-    )  # those of any new file; safetensors writes files that only their owner may read
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.touch()
+        permissions = temporary.stat().st_mode  # of any new file; safetensors' own only their owner may read
         save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary, metadata)
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         temporary.chmod(permissions)
         os.replace(temporary, path)
+    except (SafetensorError, OSError) as error:
+        kept = "the file that was there before is whole" if path.exists() else "nothing was left there"
+        raise CheckpointError(
+            f"{path} could not be written ({error}); {kept}. Is the disk full, or the folder read-only?"
+        ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -60,7 +69,7 @@ def save_model(folder: Path, model: TRex2, config: Config, half: bool = True) ->
     """Write `model.safetensors` and `config.json` into `folder`."""
     tensors = {k: v.half() if half and v.is_floating_point() else v for k, v in model.state_dict().items()}
     write_tensors(folder / "model.safetensors", tensors)
-    (folder / "config.json").write_text(config.to_json())
+    write_text(folder / "config.json", config.to_json())
 
 
 def load_model(source: str | Path) -> tuple[TRex2, Config, Path]:
