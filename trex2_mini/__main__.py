@@ -50,7 +50,12 @@ def main(arguments: list[str] | None = None) -> int:
     train.add_argument(
         "--random-weights", action="store_true", help="do not start from ImageNet and CLIP weights (swin_t, swin_l)"
     )
-    train.add_argument("--device", default="cpu")
+    train.add_argument(
+        "--device", default="cpu", help="cpu (default) or cuda; under torchrun each process has a GPU of its own"
+    )
+    train.add_argument(
+        "--workers", type=int, default=1, help="processes that make pictures, beside each that trains (default 1)"
+    )
     train.set_defaults(command_function=_train)
 
     distil = commands.add_parser(
@@ -280,7 +285,7 @@ def _train(options: argparse.Namespace) -> None:
             )
         elif options.start_from:
             trainer.start_from(options.start_from)
-        trainer.train(options.save_every)
+        trainer.train(options.save_every, workers=options.workers)
 
 
 def _changed(train, pairs: list[str]):

@@ -5,9 +5,9 @@ A model is a folder: `model.safetensors` (weights, half precision when shipped),
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
+import shutil
 from pathlib import Path
 
 import torch
@@ -27,29 +27,31 @@ class CheckpointError(ValueError):
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    """Write a safetensors file under a temporary name, then rename it: the file under its own name is always whole.
+    """Write a safetensors file in a temporary folder beside it, then rename it: the file under its own name is always whole.
 
     Raises CheckpointError where it cannot be written; what was there before is still there. A process that is killed within leaves its
-    `*.part` behind, which nothing reads.
+    `*.part` folder behind, which nothing reads.
     """
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
+    folder = path.with_name(
+        f"{path.name}.{os.getpid()}.part"
+    )  # safetensors puts a draft of its own beside what it writes
+    draft = folder / path.name
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.touch()
-        permissions = temporary.stat().st_mode  # of any new file; safetensors' own only their owner may read
-        save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary, metadata)
-        with open(temporary, "rb+") as file:
+        folder.mkdir(parents=True, exist_ok=True)
+        draft.touch()
+        permissions = draft.stat().st_mode  # of any new file; safetensors' own only their owner may read
+        save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, draft, metadata)
+        with open(draft, "rb+") as file:
             os.fsync(file.fileno())
-        temporary.chmod(permissions)
-        os.replace(temporary, path)
+        draft.chmod(permissions)
+        os.replace(draft, path)
     except (SafetensorError, OSError) as error:
         kept = "the file that was there before is whole" if path.exists() else "nothing was left there"
         raise CheckpointError(
             f"{path} could not be written ({error}); {kept}. Is the disk full, or the folder read-only?"
         ) from error
     finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

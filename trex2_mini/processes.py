@@ -20,12 +20,13 @@ def process() -> tuple[int, int]:
 def one_of_many(device: str = "cpu") -> Iterator[bool]:
     """Joins the processes of torchrun, if it started this one, for as long as the block lasts; true in the first process.
 
-    device: "cuda" gives each process of a machine a GPU of its own (its default one) and joins them by nccl; others are joined by gloo.
+    Each process of a machine gets a GPU of its own, where there are any: "cuda" means that one. device: what the tensors that are exchanged
+    lie on; those on a GPU go by nccl, others by gloo.
     """
     started = int(os.environ.get("WORLD_SIZE", 1)) > 1
     if started:
-        if device == "cuda":
-            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        if torch.cuda.is_available():
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
         dist.init_process_group("cpu:gloo,cuda:nccl" if device == "cuda" else "gloo")
     try:
         yield process()[0] == 0

@@ -20,6 +20,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -319,7 +320,7 @@ class Trainer:
             raise ValueError(f"{self.run} cannot be written to ({error}); choose another folder") from error
         with lock:
             for left in self.run.glob("*.part"):  # by a process that was killed while it wrote
-                left.unlink()
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
             self._write_head()
             self._train(save_every, progress, workers)
 
