@@ -38,7 +38,10 @@ def main(arguments: list[str] | None = None) -> int:
     train.add_argument(
         "--set", nargs="*", default=[], metavar="KEY=VALUE", help="recipe values to change, such as steps=2000 lr=3e-4"
     )
-    train.add_argument("--run", type=Path, default=Path("runs/nano"), help="folder of the run (default runs/nano)")
+    train.add_argument(
+        "--run", "--out", type=Path, default=Path("runs/nano"),
+        help="folder of the run (default runs/nano); under torchrun say --out, it takes --run for an option of its own",
+    )  # fmt: skip
     train.add_argument("--resume", action="store_true", help="go on from the run's last saved state")
     train.add_argument(
         "--start-from", metavar="CHECKPOINT", help="begin with the weights of a checkpoint, a shipped name or a folder"
@@ -47,7 +50,12 @@ def main(arguments: list[str] | None = None) -> int:
     train.add_argument(
         "--random-weights", action="store_true", help="do not start from ImageNet and CLIP weights (swin_t, swin_l)"
     )
-    train.add_argument("--device", default="cpu")
+    train.add_argument(
+        "--device", default="cpu", help="cpu (default) or cuda; under torchrun each process has a GPU of its own"
+    )
+    train.add_argument(
+        "--workers", type=int, default=1, help="processes that make pictures, beside each that trains (default 1)"
+    )
     train.set_defaults(command_function=_train)
 
     distil = commands.add_parser(
@@ -265,32 +273,35 @@ def _check(folder: str, out: Path | None) -> None:
 def _train(options: argparse.Namespace) -> None:
     from .config import Config, preset
     from .datasets.batches import open_batches
-    from .training import Trainer
+    from .processes import one_of_many
+    from .training import Trainer, batch_parts
 
     config = Config.load(options.config) if options.config else preset(options.preset)
     config = dataclasses.replace(config, train=_changed(config.train, options.set))
     if options.random_weights:  # nothing is frozen then
         config = dataclasses.replace(config, model=dataclasses.replace(config.model, backbone_pretrained=False))
     recipe = config.train
-    batches = open_batches(options.data, recipe.batch_size, recipe.seed, config.model.short_side, recipe.balance)
-    trainer = Trainer(
-        options.run,
-        config,
-        batches,
-        batches.names,
-        batches.trainable,
-        options.device,
-        pretrained=not (options.random_weights or options.resume or options.start_from),
-    )
-    if options.resume:
-        trainer.resume()
-    elif trainer.state_path.exists():
-        raise ValueError(
-            f"{options.run} holds a run already: add --resume to go on with it, or name another folder with --run"
+    with one_of_many(options.device):  # under torchrun the processes share the batch; the first one logs and saves
+        size = recipe.batch_size // batch_parts(recipe)
+        batches = open_batches(options.data, size, recipe.seed, config.model.short_side, recipe.balance)
+        trainer = Trainer(
+            options.run,
+            config,
+            batches,
+            batches.names,
+            batches.trainable,
+            options.device,
+            pretrained=not (options.random_weights or options.resume or options.start_from),
         )
-    elif options.start_from:
-        trainer.start_from(options.start_from)
-    trainer.train(options.save_every)
+        if options.resume:
+            trainer.resume()
+        elif trainer.state_path.exists():
+            raise ValueError(
+                f"{options.run} holds a run already: add --resume to go on with it, or name another folder with --run"
+            )
+        elif options.start_from:
+            trainer.start_from(options.start_from)
+        trainer.train(options.save_every, workers=options.workers)
 
 
 def _changed(train, pairs: list[str]):
@@ -316,7 +327,7 @@ def _distil(options: argparse.Namespace) -> None:
 
 def _evaluate(options: argparse.Namespace) -> None:
     from .evaluation.repeat import repeated
-    from .evaluation.trial import one_of_many
+    from .processes import one_of_many
 
     with one_of_many() as first:  # under torchrun the processes share the images; the first one reports
         result = repeated(

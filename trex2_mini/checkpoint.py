@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 from pathlib import Path
 
 import torch
@@ -16,31 +17,41 @@ from torch import Tensor
 
 from .config import Config
 from .model.trex2 import TRex2
-from .paths import REPOSITORY
+from .paths import REPOSITORY, write_text
 
 SHIPPED = REPOSITORY / "data" / "checkpoints"
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that is missing, truncated, or of another model."""
+    """A checkpoint that is missing, truncated, of another model, or that could not be written."""
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    """Write a safetensors file under a temporary name, then rename it: the file under its own name is always whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
-    temporary.touch()
-    permissions = (
-        temporary.stat().st_mode
-    )  # those of any new file; safetensors writes files that only their owner may read
+    """Write a safetensors file in a temporary folder beside it, then rename it: the file under its own name is always whole.
+
+    Raises CheckpointError where it cannot be written; what was there before is still there. A process that is killed within leaves its
+    `*.part` folder behind, which nothing reads.
+    """
+    folder = path.with_name(
+        f"{path.name}.{os.getpid()}.part"
+    )  # safetensors puts a draft of its own beside what it writes
+    draft = folder / path.name
     try:
-        save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary, metadata)
-        with open(temporary, "rb+") as file:
+        folder.mkdir(parents=True, exist_ok=True)
+        draft.touch()
+        permissions = draft.stat().st_mode  # of any new file; safetensors' own only their owner may read
+        save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, draft, metadata)
+        with open(draft, "rb+") as file:
             os.fsync(file.fileno())
-        temporary.chmod(permissions)
-        os.replace(temporary, path)
+        draft.chmod(permissions)
+        os.replace(draft, path)
+    except (SafetensorError, OSError) as error:
+        kept = "the file that was there before is whole" if path.exists() else "nothing was left there"
+        raise CheckpointError(
+            f"{path} could not be written ({error}); {kept}. Is the disk full, or the folder read-only?"
+        ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -60,7 +71,7 @@ def save_model(folder: Path, model: TRex2, config: Config, half: bool = True) ->
     """Write `model.safetensors` and `config.json` into `folder`."""
     tensors = {k: v.half() if half and v.is_floating_point() else v for k, v in model.state_dict().items()}
     write_tensors(folder / "model.safetensors", tensors)
-    (folder / "config.json").write_text(config.to_json())
+    write_text(folder / "config.json", config.to_json())
 
 
 def load_model(source: str | Path) -> tuple[TRex2, Config, Path]:

@@ -62,7 +62,9 @@ class TrainConfig:
     """The recipe of `nano`. The presets `swin_*` have the paper's learning rates and loss weights (section 3)."""
 
     steps: int = 5000
-    batch_size: int = 8
+    batch_size: int = 8  # pictures a step, of all processes and parts together
+    parts: int = 1  # that a batch is used in, one after another or each by a process of its own (`training.batch_parts`)
+    recompute: bool = False  # the encoder layers' activations in the backward pass: less memory, more time, equal gradients
     lr: float = 5e-4
     lr_backbone: float = 3e-4
     lr_text: float = 5e-4
@@ -170,7 +172,7 @@ def _build(kind: type, data: Any, where: str) -> Any:
     return built
 
 
-def _swin(name: str, backbone: str, batch_size: int) -> Config:
+def _swin(name: str, backbone: str, batch_size: int, gpus: int) -> Config:
     model = ModelConfig(
         backbone=backbone,
         backbone_pretrained=True,
@@ -194,6 +196,7 @@ def _swin(name: str, backbone: str, batch_size: int) -> Config:
     train = TrainConfig(
         steps=300_000,
         batch_size=batch_size,
+        parts=gpus,
         lr=1e-4,
         lr_backbone=1e-5,
         lr_text=1e-5,
@@ -213,8 +216,8 @@ def _swin(name: str, backbone: str, batch_size: int) -> Config:
 
 _PRESETS = {
     "nano": lambda: Config("nano", ModelConfig(), TrainConfig()),
-    "swin_t": lambda: _swin("swin_t", "swin_tiny_patch4_window7_224", 128),
-    "swin_l": lambda: _swin("swin_l", "swin_large_patch4_window12_384", 64),
+    "swin_t": lambda: _swin("swin_t", "swin_tiny_patch4_window7_224", 128, 16),
+    "swin_l": lambda: _swin("swin_l", "swin_large_patch4_window12_384", 64, 32),
 }
 
 

@@ -1,21 +1,37 @@
 """Training: text and visual iterations in turn (paper, section 3), on scenes made on the fly or on a data set in COCO format.
 
 Everything random is drawn from (seed, step), so a run that was stopped goes on exactly where it was: the resumable state is the weights,
-the optimizer's moments and the number of the step, in one safetensors file that is written whole or not at all.
+the optimizer's moments and the number of the step, in one safetensors file that is written whole or not at all. On one process and a CPU the
+resumed run ends with the same bits. (Its log has the same lines, but the first one after the stop averages the losses since then only.)
+
+A step's batch is used in `batch_parts` parts, spread over the processes of torchrun, which DistributedDataParallel joins; the parts of one
+process follow each other (gradient accumulation). A part is made, encoded and prompted by itself, and its random numbers follow from
+(seed, step, part), so on how many processes the parts lie changes nothing but the rounding:
+- The losses are divided by the numbers of objects and of visual prompts of the whole batch, not of the part. (Recognition at tokens is a
+  mean over a part's objects that hold a token, and counts by the part's share of all objects.)
+- A part without any object has a text iteration; DDP is told to look for parameters that got no gradient.
+- Negatives stay within a part: other images' visual prompts, the names of its images, the names in the alignment (the authors: "the
+  current GPU's mini-batch", spec section 9). So more parts mean fewer negatives, whether on one process or on many.
+- Batch norms that are trained would see one part at a time (no preset has any), and the first process's statistics would be saved.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import math
+import shutil
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from filelock import FileLock, Timeout
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from .checkpoint import CheckpointError, load_model, load_weights, read_tensors, save_model, write_tensors
@@ -27,8 +43,10 @@ from .losses.criterion import Targets, detection_losses
 from .losses.recognition import token_recognition_loss
 from .model.trex2 import TRex2
 from .model.visual_prompt import RegionPrompts
+from .paths import write_text
+from .processes import process
 
-Batches = Callable[[int], list[Sample]]  # the batch of a step
+Batches = Callable[[int], list[Sample]]  # the batch of a step; of a step in P parts: part number i % P of step i // P
 
 
 @dataclasses.dataclass
@@ -102,15 +120,22 @@ def iteration_losses(
     trainable: Sequence[int],
     config: TrainConfig,
     step: int,
+    part: int = 0,
+    whole: tuple[int, int] | None = None,
 ) -> dict[str, Tensor]:
     """The weighted losses of one iteration, by name: "text/class", "visual/class", ..., "align" (see `detection_losses`).
 
     Both kinds of prompts are encoded in every iteration, for the alignment. A batch without any object can only be a text iteration.
+
+    samples: part number `part` of the batch. whole: the objects and visual prompts (`count`) of the whole batch, by which the sums are
+    divided, so that the losses of the parts add up to those of the batch; None: samples are the whole batch.
     """
-    rng = np.random.default_rng([config.seed, step, 1])
+    own, whole = count(samples), whole or count(samples)
+    share = max(1, own[0]) / max(1, whole[0])  # the criterion divides by the objects it sees
+    rng = np.random.default_rng([config.seed, step, 1, part])
     generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
     torch.manual_seed(
-        int(np.random.default_rng([config.seed, step, 2]).integers(2**62))
+        int(np.random.default_rng([config.seed, step, 2, part]).integers(2**62))
     )  # for dropout: Swin drops paths
     device = next(model.parameters()).device
     features = model.encode_images([to_image(s.image).to(device) for s in samples])
@@ -130,15 +155,45 @@ def iteration_losses(
         )  # fmt: skip
         output = model.decode(features, asking.prompts, asking.mask, denoising, auxiliary=True)
         for name, value in detection_losses(output, asking.targets, config, asking.mask, denoising).items():
-            losses[f"{kind}/{name}"] = value
+            losses[f"{kind}/{name}"] = value * share
         if config.loss_token:
             told = token_recognition_loss(output.tokens, features.centres, asking.targets)
-            losses[f"{kind}/token"] = config.loss_token * told
+            losses[f"{kind}/token"] = config.loss_token * told * share
     if config.loss_align and "visual" in prompted:
         column = torch.tensor([asked.index(c) for own in categories for c in own], device=device)
         aligned = alignment_loss(prompted["visual"].prompts[0], prompted["text"].prompts[0], column)
-        losses["align"] = config.loss_align * aligned
+        losses["align"] = config.loss_align * aligned * own[1] / whole[1]
     return losses
+
+
+def count(samples: Sequence[Sample]) -> tuple[int, int]:
+    """(objects, visual prompts: the categories of each image)."""
+    return sum(len(s.labels) for s in samples), sum(len(np.unique(s.labels)) for s in samples)
+
+
+class Iteration(nn.Module):
+    """`iteration_losses` as a module's forward pass, which DistributedDataParallel asks for."""
+
+    def __init__(self, model: TRex2):
+        super().__init__()
+        self.model = model
+
+    def forward(self, samples: Sequence[Sample], *arguments) -> dict[str, Tensor]:
+        return iteration_losses(self.model, samples, *arguments)
+
+
+def batch_parts(config: TrainConfig) -> int:
+    """In how many parts a step's batch is used: `config.parts`, made a multiple of the number of processes.
+
+    Raises ValueError where the batch cannot be divided into so many equal parts.
+    """
+    processes = process()[1]
+    if config.parts < 1 or config.batch_size < 1 or config.batch_size % math.lcm(config.parts, processes):
+        raise ValueError(
+            f"a batch of {config.batch_size} pictures cannot be divided into parts = {config.parts} on {processes} processes; "
+            "choose a batch_size that is a multiple of both"
+        )
+    return math.lcm(config.parts, processes)
 
 
 def iteration_kinds(step: int, config: TrainConfig) -> tuple[str, ...]:
@@ -183,11 +238,22 @@ class Trainer:
         device: str = "cpu",
         pretrained: bool = True,
     ):
-        """names: all category names; trainable: indices of those that may appear in training (default all)."""
+        """Under torchrun, to be called by every process once they are joined (`processes.one_of_many`).
+
+        batches: makes the pictures of part i % P of step i // P, with P = `batch_parts(config.train)`; called in a worker process.
+        names: all category names; trainable: indices of those that may appear in training (default all).
+        """
         self.run, self.config, self.batches, self.names = Path(run), config, batches, list(names)
         self.trainable = list(range(len(names))) if trainable is None else list(trainable)
         torch.manual_seed(config.train.seed)
+        self.parts = batch_parts(config.train)
         self.model = TRex2(config.model, pretrained).to(device).train()
+        self.model.image_encoder.recompute = config.train.recompute
+        self.iteration: nn.Module = Iteration(self.model)
+        if process()[1] > 1:
+            self.iteration = DistributedDataParallel(
+                self.iteration, broadcast_buffers=False, find_unused_parameters=True
+            )
         self.optimizer = make_optimizer(self.model, config.train)
         self.step = 0
         self.run.mkdir(parents=True, exist_ok=True)
@@ -237,89 +303,127 @@ class Trainer:
         self.model.load_state_dict(model.state_dict())
 
     def train(self, save_every: int = 250, progress: bool = True, workers: int = 1) -> None:
-        """Run until `config.train.steps`; logs every 20 steps, saves every `save_every` and at the end.
+        """Run until `config.train.steps`; logs every 20 steps, saves every `save_every` and at the end (the first process does).
 
-        Raises ValueError where another process trains in the same folder: the two would overwrite each other's state.
+        Raises ValueError where another process trains in the same folder (the two would overwrite each other's state) or nothing can be
+        written there; CheckpointError where a state could not be saved (the last one is whole).
         """
-        try:
-            # the system lets go of it when the process ends, however it ends
-            with FileLock(self.run / "train.lock", timeout=0):
-                self._train(save_every, progress, workers)
+        if process()[0]:
+            return self._train(save_every, False, workers)
+        try:  # the system lets go of it when the process ends, however it ends
+            lock = FileLock(self.run / "train.lock").acquire(timeout=0)
         except Timeout:
             raise ValueError(
                 f"another process is training in {self.run}; wait for it, stop it, or choose another folder"
             ) from None
+        except OSError as error:
+            raise ValueError(f"{self.run} cannot be written to ({error}); choose another folder") from error
+        with lock:
+            for left in self.run.glob("*.part"):  # by a process that was killed while it wrote
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
+            self._write_head()
+            self._train(save_every, progress, workers)
+
+    def _write_head(self) -> None:
+        """config.json, and of an older log.jsonl the lines up to this step."""
+        write_text(self.run / "config.json", self.config.to_json())
+        log = self.run / "log.jsonl"
+        lines = log.read_text().splitlines(keepends=True) if log.exists() and self.step else []
+        whole = [line for line in lines if line.endswith("}\n")]  # the last one may have been cut off
+        write_text(log, "".join(line for line in whole if json.loads(line)["step"] <= self.step))
 
     def _train(self, save_every: int, progress: bool, workers: int) -> None:
-        train = self.config.train
-        (self.run / "config.json").write_text(self.config.to_json())
-        log_path = self.run / "log.jsonl"
-        kept = (
-            [line for line in log_path.read_text().splitlines() if json.loads(line)["step"] <= self.step]
-            if log_path.exists() and self.step
-            else []
-        )
-        log_path.write_text("".join(line + "\n" for line in kept))
+        train, first = self.config.train, process()[0] == 0
+        own = range(process()[0], self.parts, process()[1])  # the parts of this process
         loader = torch.utils.data.DataLoader(
-            _Steps(self.batches, self.step, train.steps),
+            _Steps(self.batches, self.step, train.steps, self.parts, own),
             batch_size=None,
             num_workers=workers,
             prefetch_factor=4 if workers else None,
         )
-        sums: dict[str, list[float]] = {}
+        history: list[dict[str, float]] = []
         began = time.perf_counter()
         bar = tqdm(loader, total=train.steps, initial=self.step, disable=not progress, unit="step", mininterval=5)
         for samples in bar:
-            losses = self._update(samples)
-            for key, value in losses.items():
-                sums.setdefault(key, []).append(value)
+            history.append(self._update(dict(zip(own, samples, strict=True))))
             self.step += 1
             if self.step % 20 == 0 or self.step == train.steps:
-                means = {key: round(float(np.mean(values)), 4) for key, values in sums.items()}
+                means = _means(history)
                 seconds = time.perf_counter() - began
                 record = {
                     "step": self.step,
                     "lr": self.optimizer.param_groups[0]["lr"],
-                    "images_per_second": round(20 * train.batch_size / seconds, 2),
+                    "images_per_second": round(len(history) * train.batch_size / seconds, 2),
                     **means,
                 }
-                with log_path.open("a") as file:
-                    file.write(json.dumps(record) + "\n")
+                if first:
+                    with (self.run / "log.jsonl").open("a") as file:
+                        file.write(json.dumps(record) + "\n")
                 bar.set_postfix(loss=means["total"])
-                sums, began = {}, time.perf_counter()
-            if self.step % save_every == 0 or self.step == train.steps:
+                history, began = [], time.perf_counter()
+            if first and (self.step % save_every == 0 or self.step == train.steps):
                 self.save()
-        save_model(self.run, self.model, self.config)
+        if first:
+            save_model(self.run, self.model, self.config)
 
-    def _update(self, samples: list[Sample]) -> dict[str, float]:
-        """One optimizer step; returns the losses."""
+    def _update(self, parts: dict[int, list[Sample]]) -> dict[str, float]:
+        """One optimizer step; parts: those of this process, by number. Returns what they add to the losses."""
         train = self.config.train
         factor = learning_rate_factor(self.step, train)
         for group in self.optimizer.param_groups:
             group["lr"] = group["base_lr"] * factor
-        device_type = next(self.model.parameters()).device.type
-        with torch.autocast(device_type, dtype=torch.bfloat16, enabled=train.amp):
-            losses = iteration_losses(self.model, samples, self.names, self.trainable, train, self.step)
-            total = torch.stack([v.float() for v in losses.values()]).sum()
         self.optimizer.zero_grad(set_to_none=True)
-        total.backward()
+        losses = self._backward(parts)
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), train.clip_norm)
         if not torch.isfinite(norm):
             raise FloatingPointError(
                 f"the gradient is not finite at step {self.step}; the last saved state is {self.state_path}; lower the learning rate"
             )
         self.optimizer.step()
-        return {"total": float(total.detach()), **{k: float(v.detach()) for k, v in losses.items()}}
+        return losses
+
+    def _backward(self, parts: dict[int, list[Sample]]) -> dict[str, float]:
+        """Adds up the gradients of the parts and, with the last one, of all processes. Returns what these parts add to the losses."""
+        train, processes = self.config.train, process()[1]
+        counts = torch.tensor([count(samples) for samples in parts.values()]).sum(0)
+        if processes > 1:
+            dist.all_reduce(counts)
+        whole = (int(counts[0]), int(counts[1]))
+        device_type = next(self.model.parameters()).device.type
+        sums: dict[str, float] = {}
+        for place, (part, samples) in enumerate(parts.items(), 1):
+            alone = processes > 1 and place < len(parts)
+            with self.iteration.no_sync() if alone else nullcontext():
+                with torch.autocast(device_type, dtype=torch.bfloat16, enabled=train.amp):
+                    losses = self.iteration(samples, self.names, self.trainable, train, self.step, part, whole)
+                    total = torch.stack([v.float() for v in losses.values()]).sum()
+                (total * processes).backward()  # DDP divides by their number
+            for name, value in {"total": total, **losses}.items():
+                sums[name] = sums.get(name, 0.0) + float(value.detach())
+        return sums
+
+
+def _means(history: list[dict[str, float]]) -> dict[str, float]:
+    """Each loss's mean over the steps that had it, the processes' shares added up."""
+    shares: list = [history]
+    if process()[1] > 1:
+        shares = [None] * process()[1]
+        dist.all_gather_object(shares, history)
+    sums: dict[str, list[float]] = {}
+    for step in zip(*shares, strict=True):
+        for name in dict.fromkeys(name for own in step for name in own):
+            sums.setdefault(name, []).append(sum(own.get(name, 0.0) for own in step))
+    return {name: round(float(np.mean(values)), 4) for name, values in sums.items()}
 
 
 class _Steps(torch.utils.data.Dataset):
-    """Item i is the batch of step first + i: a DataLoader worker makes it while the model works on the one before."""
+    """Item i is what a process has of the batch of step first + i: a DataLoader worker makes it while the model works on the one before."""
 
-    def __init__(self, batches: Batches, first: int, last: int):
-        self.batches, self.first, self.last = batches, first, last
+    def __init__(self, batches: Batches, first: int, last: int, parts: int, own: Sequence[int]):
+        self.batches, self.first, self.last, self.parts, self.own = batches, first, last, parts, own
 
     def __len__(self) -> int:
         return max(0, self.last - self.first)
 
-    def __getitem__(self, index: int) -> list[Sample]:
-        return self.batches(self.first + index)
+    def __getitem__(self, index: int) -> list[list[Sample]]:
+        return [self.batches((self.first + index) * self.parts + part) for part in self.own]

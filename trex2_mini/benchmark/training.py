@@ -37,14 +37,14 @@ def rows(quick: bool, repeats: int) -> Iterator[dict]:
 
         def update() -> None:
             with replaced(trainer, "config", own):
-                trainer._update(samples)
+                trainer._update({0: samples})
 
         return update
 
     def with_attention(form: Callable) -> Callable[[], None]:
         def update() -> None:
             with replaced(deformable_attention, "deformable_sum", form):
-                trainer._update(samples)
+                trainer._update({0: samples})
 
         return update
 
@@ -91,7 +91,7 @@ def _by_part(trainer: Trainer, samples: list, repeats: int) -> Iterator[dict]:
         for name, (owner, attribute) in parts.items():
             stack.enter_context(replaced(owner, attribute, timed(getattr(owner, attribute), name, spent)))
         for _ in range(repeats):
-            trainer._update(samples)
+            trainer._update({0: samples})
     spent["image encoder"] -= spent["backbone"]
     spent["losses"] -= spent["matching"]
     whole = spent.pop("whole step")

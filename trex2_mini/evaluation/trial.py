@@ -6,8 +6,6 @@ numbers of one.
 
 from __future__ import annotations
 
-import contextlib
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +21,7 @@ from ..datasets.coco import CocoDataset, Sample, open_dataset
 from ..detector import Detector, top_detections
 from ..model.box_decoder import DecoderOutput
 from ..model.image_encoder import ImageFeatures
+from ..processes import process
 from .bank import encode_in_batches
 from .lvis import lvis_ap
 from .metrics import coco_ap
@@ -89,25 +88,6 @@ class Trial:
         dist.all_gather_object(parts, rows)
         place = {image_id: index for index, image_id in enumerate(self.image_ids)}
         return sorted((row for part in parts for row in part), key=lambda row: place[row["image_id"]])
-
-
-def process() -> tuple[int, int]:
-    """(which process this is, how many there are)."""
-    running = dist.is_available() and dist.is_initialized()
-    return (dist.get_rank(), dist.get_world_size()) if running else (0, 1)
-
-
-@contextlib.contextmanager
-def one_of_many() -> Iterator[bool]:
-    """Joins the processes of torchrun, if it started this one, for as long as the block lasts; true in the first process."""
-    started = int(os.environ.get("WORLD_SIZE", 1)) > 1
-    if started:
-        dist.init_process_group("gloo")
-    try:
-        yield process()[0] == 0
-    finally:
-        if started:
-            dist.destroy_process_group()
 
 
 def choose_labels(dataset: CocoDataset, categories: str) -> list[int]:

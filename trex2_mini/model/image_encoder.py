@@ -19,6 +19,7 @@ import timm
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from ..config import ModelConfig
 from ..layers.deformable_attention import DeformableAttention, Shapes
@@ -109,6 +110,7 @@ class ImageEncoder(nn.Module):
     def __init__(self, config: ModelConfig, pretrained: bool):
         super().__init__()
         self.config = config
+        self.recompute = False  # the layers' activations in the backward pass, instead of keeping them
         backbone, channels = build_backbone(config, pretrained)
         self.backbone = backbone.to(memory_format=torch.channels_last)  # convolutions are twice as fast on a CPU
         if self.frozen:
@@ -160,7 +162,9 @@ class ImageEncoder(nn.Module):
         exact = all(size == padded for size in sizes)  # known without waiting for a GPU
         any_padding = None if exact or not bool(padding.any()) else padding
         for layer in self.layers:
-            tokens = layer(tokens, position, centres * valid[:, None], shapes, any_padding)
+            arguments = (tokens, position, centres * valid[:, None], shapes, any_padding)
+            kept = not (self.recompute and torch.is_grad_enabled())
+            tokens = layer(*arguments) if kept else checkpoint(layer, *arguments, use_reentrant=False)
         return ImageFeatures(tokens, shapes, padding, centres, valid, sizes)
 
     def _backbone_maps(

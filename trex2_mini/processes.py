@@ -1,0 +1,35 @@
+"""Several processes of torchrun: which one this is, and joining the others."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+
+import torch
+import torch.distributed as dist
+
+
+def process() -> tuple[int, int]:
+    """(which process this is, how many there are)."""
+    running = dist.is_available() and dist.is_initialized()
+    return (dist.get_rank(), dist.get_world_size()) if running else (0, 1)
+
+
+@contextlib.contextmanager
+def one_of_many(device: str = "cpu") -> Iterator[bool]:
+    """Joins the processes of torchrun, if it started this one, for as long as the block lasts; true in the first process.
+
+    Each process of a machine gets a GPU of its own, where there are any: "cuda" means that one. device: what the tensors that are exchanged
+    lie on; those on a GPU go by nccl, others by gloo.
+    """
+    started = int(os.environ.get("WORLD_SIZE", 1)) > 1
+    if started:
+        if torch.cuda.is_available():
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
+        dist.init_process_group("cpu:gloo,cuda:nccl" if device == "cuda" else "gloo")
+    try:
+        yield process()[0] == 0
+    finally:
+        if started:
+            dist.destroy_process_group()
