@@ -76,10 +76,13 @@ def _version(parameter: Tensor) -> int:
 
 def check_names(names: Sequence[str] | str) -> list[str]:
     """A list of non-empty phrases, stripped. A string is split at commas. Raises ValueError for anything else."""
-    names = names.split(",") if isinstance(names, str) else list(names)
-    if not names or not all(isinstance(name, str) and name.strip() for name in names):
+    try:
+        found = names.split(",") if isinstance(names, str) else list(names)
+    except TypeError:  # nothing to go through
+        found = []
+    if not found or not all(isinstance(name, str) and name.strip() for name in found):
         raise ValueError(f"expected at least one non-empty name, such as ['cat', 'dog'] or 'cat, dog', got {names!r}")
-    return [name.strip() for name in names]
+    return [name.strip() for name in found]
 
 
 def _clip_text_weights(pretrained: str) -> dict[str, Tensor]:
