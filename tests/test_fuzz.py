@@ -391,6 +391,7 @@ def test_configuration_files(checkpoint, data):
 # Annotations
 
 COCO = {
+    "info": {"version": "1"},
     "images": [{"id": 1, "file_name": "1.png", "width": 64, "height": 64}, {"id": 2, "file_name": "2.png"}],
     "categories": [{"id": 3, "name": "cat", "novel": True, "supercategory": "animal"}, {"id": 4, "name": "dog", "novel": False}],
     "annotations": [
