@@ -57,7 +57,8 @@ def test_nothing_runs_code_from_data(path):
     "line",
     [
         "import pickle", "from pickle import loads", "import torch; torch.load('a')", "torch.load('a', weights_only=False)", "eval('1')",
-        "exec(text)", "import yaml; yaml.load(x)", "archive.extractall('out')", "subprocess.run(line, shell=True)", "numpy.load('a', allow_pickle=True)",
+        "exec(text)", "import yaml; yaml.load(x)", "archive.extractall('out')", "subprocess.run(line, shell=True)",
+        "numpy.load('a', allow_pickle=True)",
         "from joblib import load", "session.get(url, verify=False)", "AutoModel.from_pretrained(x, trust_remote_code=True)",
     ],
 )  # fmt: skip
