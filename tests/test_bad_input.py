@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from tiny import NAMES, TINY, seeded_model, squares
 
-from trex2_mini.checkpoint import CheckpointError, save_model
+from trex2_mini.checkpoint import CheckpointError, save_model, write_tensors
 from trex2_mini.config import Config, preset
 from trex2_mini.detector import Detections, Detector, PromptBank, top_detections
 
@@ -154,7 +154,7 @@ def test_boxes_of_any_container(detector, encoded):
         assert_equal(detector.detect(encoded, boxes=boxes, score_threshold=0), expected)
 
 
-@pytest.mark.parametrize("text", ["", ",", [], ["cat", " "], ["cat", None]], ids=str)
+@pytest.mark.parametrize("text", ["", ",", [], ["cat", " "], ["cat", None], 7, True, np.array("cat")], ids=str)
 def test_names_that_are_none(detector, encoded, text):
     with pytest.raises(ValueError, match="non-empty name"):
         detector.detect(encoded, text=text)
@@ -169,7 +169,7 @@ def test_a_name_that_comes_twice_counts_once(detector, encoded):
         assert_equal(detector.detect(encoded, text="cat, dog, cat", boxes=boxes, score_threshold=0), once)
 
 
-@pytest.mark.parametrize("threshold", [-0.1, 1.1, 30, NAN])
+@pytest.mark.parametrize("threshold", [-0.1, 1.1, 30, NAN, None, "0.3", [0.3]])
 def test_score_threshold_out_of_range(detector, encoded, threshold):
     with pytest.raises(ValueError, match="score_threshold"):
         detector.detect(encoded, text="cat", score_threshold=threshold)
@@ -179,8 +179,11 @@ def test_limits_of_the_number_of_detections(detector, encoded):
     """More than there are gives what there is; zero and negative numbers are refused or give none."""
     assert len(detector.detect(encoded, text="cat", score_threshold=0, max_detections=10_000)) == 100
     assert len(detector.detect(encoded, text="cat", score_threshold=0, max_detections=7)) == 7
-    with pytest.raises(ValueError, match="max_detections"):
-        detector.detect(encoded, text="cat", max_detections=-1)
+    for wrong in (-1, 2.5, None, NAN):
+        with pytest.raises(ValueError, match="max_detections"):
+            detector.detect(encoded, text="cat", max_detections=wrong)
+    with pytest.raises(ValueError, match="beta"):
+        detector.detect(encoded, text="cat", beta="0.3")
 
 
 def test_prompt_banks(detector, encoded, tmp_path):
@@ -200,6 +203,15 @@ def test_prompt_banks(detector, encoded, tmp_path):
     ):
         with pytest.raises(ValueError, match="expected a prompt bank"):
             detector.detect(encoded, prompts=wrong)
+    with pytest.raises(ValueError, match="expected a PromptBank"):
+        detector.detect(encoded, prompts={"coin": bank.embeddings[0]})
+    for names in ('["coin", "key", "x"]', '["coin", "coin"]', "[1, 2]", "coin", "null"):
+        write_tensors(tmp_path / "odd.safetensors", {"embeddings": bank.embeddings}, {"names": names})
+        with pytest.raises(CheckpointError, match=r"odd\.safetensors: expected"):
+            PromptBank.load(tmp_path / "odd.safetensors")
+    write_tensors(tmp_path / "odd.safetensors", {"embeddings": bank.embeddings * NAN}, {"names": '["coin", "key"]'})
+    with pytest.raises(CheckpointError, match="expected finite"):
+        PromptBank.load(tmp_path / "odd.safetensors")
     save_model(tmp_path / "model", seeded_model(), TINY)
     with pytest.raises(CheckpointError, match="not a prompt bank"):
         PromptBank.load(tmp_path / "model" / "model.safetensors")
@@ -207,7 +219,7 @@ def test_prompt_banks(detector, encoded, tmp_path):
         PromptBank.load(tmp_path / "nowhere.safetensors")
 
 
-@pytest.mark.parametrize("examples", [{}, {"coin": []}])
+@pytest.mark.parametrize("examples", [{}, {"coin": []}, [1], True, {"coin": 3}, {"coin": [(1, 2, 3)]}], ids=str)
 def test_no_examples(detector, examples):
     with pytest.raises(ValueError, match="no examples"):
         detector.embed(examples)
@@ -235,6 +247,15 @@ def test_what_is_no_picture(detector, array):
     """Empty, of the wrong shape or range, NaN, not a picture at all: ValueError."""
     with pytest.raises(ValueError):
         detector.encode(array)
+
+
+def test_pil_pictures_that_cannot_be_converted(detector):
+    """What Pillow raises for a picture in memory (a bad EXIF block, transparency of another kind) is our error too; "La" is read."""
+    picture = Image.new("RGB", (8, 8))
+    picture.info["exif"] = b"nonsense that is no TIFF header"
+    with pytest.raises(ValueError, match="PIL picture is not a readable picture"):
+        detector.encode(picture)
+    assert detector.encode(Image.new("La", (8, 8))).height == 8
 
 
 def test_files_that_are_no_picture(detector, image, tmp_path):
@@ -344,6 +365,15 @@ def test_unknown_preset():
         ({"model": {"strides": ["a"]}}, "strides: expected"),
         ({"model": 3}, "expected an object"),
         ({"name": None}, "name: expected str"),
+        ({"model": {"dim": 0}}, "dim: expected 4 to 2048, got 0"),
+        ({"model": {"encoder_layers": 10**9}}, "encoder_layers: expected 1 to 48"),
+        ({"model": {"nms_iou": NAN}}, "nms_iou: expected 0 to 1"),
+        ({"model": {"strides": [8, -16]}}, "strides: expected 1 to 1024"),
+        ({"model": {"backbone_levels": 4}}, "a stride for each"),
+        ({"model": {"dim": 30}}, "multiple of 4"),
+        ({"model": {"text": {"width": 33}}}, "multiple of heads"),
+        ({"train": {"steps": -1}}, "steps: expected 1 to"),
+        ({"train": {"lr": math.inf}}, "lr: expected 0 to"),
     ],
     ids=str,
 )

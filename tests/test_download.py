@@ -386,3 +386,22 @@ def test_the_manifest_of_photographs_names_its_sources():
     for entry in entries:
         assert len(entry["commit"]) == 40 and len(entry["files"]) == entry["images"]
         assert entry["licence"] in ("CC BY 4.0", "Public Domain")
+
+
+@pytest.mark.parametrize("name", ["../../outside.jpg", "/tmp/outside.jpg", "..", "sub/1.jpg"])
+def test_annotations_do_not_choose_where_a_picture_is_written(server, tmp_path, monkeypatch, name):
+    """COCO's file_name and LVIS's coco_url say which picture, not which folder: nothing is fetched, nothing written."""
+    monkeypatch.setenv("TREX2_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("TREX2_COCO_URL", server.url)
+    coco = {"images": [{"id": 1, "file_name": name}], "annotations": [], "categories": []}
+    lvis = coco | {"images": [{"id": 1, "coco_url": f"http://x/{name}"}]}
+    for path, content in (("coco/annotations/instances_val2017.json", coco), ("lvis/lvis_v1_val.json", lvis)):
+        (tmp_path / "data" / path).parent.mkdir(parents=True)
+        (tmp_path / "data" / path).write_text(json.dumps(content))
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(ValueError, match="expected plain file names"):
+        download.coco("val2017", ids=[1])
+    (tmp_path / "data" / "coco").mkdir(exist_ok=True)
+    with pytest.raises(ValueError, match="expected a coco_url that ends in"):
+        download.lvis("lvis-val", 1)
+    assert sorted(tmp_path.rglob("*")) == before

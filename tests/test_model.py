@@ -10,6 +10,7 @@ import torch
 from tiny import TINY_MODEL, picture, seeded_model
 
 from trex2_mini.config import Config, TrainConfig, preset
+from trex2_mini.model import text_prompt
 from trex2_mini.model.trex2 import TRex2
 from trex2_mini.model.visual_prompt import RegionPrompts
 
@@ -223,6 +224,20 @@ def test_text_cache(monkeypatch):
     close(changed, original(["cat", "dog"]), 1e-6)
     model.load_state_dict(saved)
     close(model.encode_text(["cat", "dog"]), first, 1e-6)
+
+
+def test_text_cache_is_bounded(monkeypatch):
+    """Names without end: the cache, the tokens and the tokenizer's own memory begin anew; the embeddings are the same."""
+    monkeypatch.setattr(text_prompt, "KEPT", 10)
+    encoder = seeded_model().text_prompt_encoder
+    first = encoder(["thing a0"])
+    for number in range(60):
+        names = [f"thing a{number}", f"other b{number}"]
+        with torch.inference_mode():
+            assert encoder(names).shape == (2, encoder.projection.out_features)
+        assert len(encoder._cache) <= 10 and len(encoder._tokens) <= 12 and len(encoder.tokenizer.cache) <= 40
+    close(encoder(["thing a0"]), first, 1e-6)
+    assert len(encoder([f"many {number}" for number in range(15)])) == 15
 
 
 def test_text_cache_sees_replaced_parameters():

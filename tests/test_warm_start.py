@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from tiny import TINY, TINY_MODEL
 from transformers import (
     BertConfig,
@@ -191,3 +193,130 @@ def test_refusals(tmp_path):
     (tmp_path / "pickled" / "pytorch_model.bin").write_bytes(b"anything")
     with pytest.raises(ValueError, match="safetensors"):
         open_detector(str(tmp_path / "pickled"))
+
+
+def newocean(config, classes: int = 11) -> dict[str, torch.Tensor]:
+    """Random tensors under the names and with the shapes of newocean-group/T-Rex2's TRex2 (src/ at e825edc), for Swin-T and `config`'s sizes."""
+    dim, heads, ffn, levels, points = config.dim, config.heads, config.ffn_dim, len(config.strides), config.points
+    shapes: dict[str, tuple[int, ...]] = {}
+
+    def linear(name, inputs, outputs, bias=True):
+        shapes[f"{name}.weight"] = (outputs, inputs)
+        if bias:
+            shapes[f"{name}.bias"] = (outputs,)
+
+    def norm(name, size=dim):
+        shapes[f"{name}.weight"] = shapes[f"{name}.bias"] = (size,)
+
+    def deformable(name):
+        linear(f"{name}.sampling_offsets", dim, heads * levels * points * 2)
+        linear(f"{name}.attention_weights", dim, heads * levels * points)
+        linear(f"{name}.value_proj", dim, dim)
+        linear(f"{name}.output_proj", dim, dim)
+
+    def attention(name):
+        shapes[f"{name}.in_proj_weight"], shapes[f"{name}.in_proj_bias"] = (3 * dim, dim), (3 * dim,)
+        linear(f"{name}.out_proj", dim, dim)
+
+    def mlp(name, *sizes):
+        for place, (inputs, outputs) in enumerate(itertools.pairwise(sizes)):
+            linear(f"{name}.layers.{place}", inputs, outputs)
+
+    swin = "image_encoder.backbone.0"
+    shapes[f"{swin}.patch_embed.proj.weight"], shapes[f"{swin}.patch_embed.proj.bias"] = (96, 3, 4, 4), (96,)
+    norm(f"{swin}.patch_embed.norm", 96)
+    for stage, (depth, own_heads) in enumerate(zip((2, 2, 6, 2), (3, 6, 12, 24))):
+        width = 96 * 2**stage
+        for block in range(depth):
+            name = f"{swin}.layers.{stage}.blocks.{block}"
+            shapes[f"{name}.attn.relative_position_bias_table"] = (13 * 13, own_heads)
+            shapes[f"{name}.attn.relative_position_index"] = (49, 49)
+            linear(f"{name}.attn.qkv", width, 3 * width)
+            linear(f"{name}.attn.proj", width, width)
+            linear(f"{name}.mlp.fc1", width, 4 * width)
+            linear(f"{name}.mlp.fc2", 4 * width, width)
+            norm(f"{name}.norm1", width)
+            norm(f"{name}.norm2", width)
+        if stage < 3:
+            linear(f"{swin}.layers.{stage}.downsample.reduction", 4 * width, 2 * width, bias=False)
+            norm(f"{swin}.layers.{stage}.downsample.norm", 4 * width)
+        if stage > 0:
+            norm(f"{swin}.norm{stage}", width)
+    for place, (channels, side) in enumerate(((192, 1), (384, 1), (768, 1), (768, 3))):
+        shapes[f"image_encoder.input_proj.{place}.0.weight"] = (dim, channels, side, side)
+        shapes[f"image_encoder.input_proj.{place}.0.bias"] = (dim,)
+        norm(f"image_encoder.input_proj.{place}.1")
+    shapes["image_encoder.level_embed"] = (levels, dim)
+    for layer in range(config.encoder_layers):
+        name = f"image_encoder.encoder.layers.{layer}"
+        deformable(f"{name}.self_attn")
+        norm(f"{name}.norm1")
+        linear(f"{name}.linear1", dim, ffn)
+        linear(f"{name}.linear2", ffn, dim)
+        norm(f"{name}.norm2")
+    decoder, prompts = "box_decoder.decoder", "visual_prompt_encoder.visual_encoder"
+    layers = [f"{decoder}.layers.{i}" for i in range(config.decoder_layers)]
+    for name in layers + [f"{prompts}.layers.{i}" for i in range(config.prompt_blocks)]:
+        deformable(f"{name}.cross_attn")
+        attention(f"{name}.self_attn")
+        linear(f"{name}.linear1", dim, ffn)
+        linear(f"{name}.linear2", ffn, dim)
+        for number in (1, 2, 3):
+            norm(f"{name}.norm{number}")
+        if name in layers:
+            attention(f"{name}.ca_visual")
+            norm(f"{name}.ca_visual_norm")
+    mlp(f"{decoder}.ref_point_head", 2 * dim, dim, dim)
+    mlp(f"{prompts}.ref_point_head", 2 * dim, dim, dim)
+    shapes["visual_prompt_encoder.content_embeddings.weight"] = shapes["visual_prompt_encoder.cls_embeddings.weight"] = (1, dim)
+    linear("box_decoder.enc_output", dim, dim)
+    norm("box_decoder.enc_output_norm")
+    mlp("box_decoder.enc_bbox_head", dim, dim, dim, 4)
+    for place in range(config.decoder_layers):
+        mlp(f"box_decoder.dec_bbox_head.{place}", dim, dim, dim, 4)
+        linear(f"box_decoder.dec_score_head.{place}", dim, classes)
+        mlp(f"box_decoder.dec_score_contrastive_head.{place}.proj", dim, 4 * dim, dim)
+        shapes[f"box_decoder.dec_score_contrastive_head.{place}.logit_scale"] = ()
+    shapes["box_decoder.tgt_embed.weight"] = (config.num_queries, dim)
+    shapes["box_decoder.class_embeddings.weight"] = (classes, dim)
+    shapes["box_decoder.denoising_class_embed.weight"] = (classes + 1, dim)
+    generator = torch.Generator().manual_seed(0)
+    return {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+
+
+def test_newocean(pair, tmp_path, capsys):
+    """Their backbone, encoder, decoder, box heads and prompt blocks are taken, each tensor to its place; what is left is named with a reason."""
+    config = replace(pair[1].image_encoder.config, prompt_ffn_dim=64)
+    tensors, ours = newocean(config), TRex2(config, pretrained=False).eval()
+    report = warm_start(ours, tensors)
+    new = {name for name in report.new if not name.startswith(("text_prompt_encoder", "visual_prompt_encoder"))}
+    assert {n for n in new if "relative_position_index" not in n} <= {
+        "box_decoder.logit_bias", "box_decoder.norm.weight", "box_decoder.norm.bias", "denoising.weight", "denoising.bias"
+    } | {name for name in new if name.startswith(("denois", "token_"))}  # fmt: skip
+    own = ours.state_dict()
+    swin = "image_encoder.backbone"
+    for theirs, name in {
+        f"{swin}.0.layers.2.blocks.3.attn.qkv.weight": f"{swin}.body.layers_2.blocks.3.attn.qkv.weight",
+        f"{swin}.0.layers.0.downsample.reduction.weight": f"{swin}.body.layers_1.downsample.reduction.weight",
+        "image_encoder.encoder.layers.1.norm2.bias": "image_encoder.layers.1.ffn.norm.bias",
+        "image_encoder.input_proj.3.0.weight": "image_encoder.projections.3.0.weight",
+        "box_decoder.decoder.layers.1.norm1.weight": "box_decoder.layers.1.cross_norm.weight",
+        "box_decoder.decoder.layers.0.norm2.weight": "box_decoder.layers.0.self_norm.weight",
+        "box_decoder.decoder.layers.0.self_attn.in_proj_weight": "box_decoder.layers.0.self_attention.in_proj_weight",
+        "box_decoder.dec_bbox_head.1.layers.2.weight": "box_decoder.box_heads.1.4.weight",
+        "visual_prompt_encoder.visual_encoder.layers.1.linear2.weight": "visual_prompt_encoder.blocks.1.ffn.linear2.weight",
+        "visual_prompt_encoder.visual_encoder.layers.0.norm3.weight": "visual_prompt_encoder.blocks.0.ffn.norm.weight",
+    }.items():
+        torch.testing.assert_close(own[name], tensors[theirs], atol=0, rtol=0)
+    theirs = tensors["box_decoder.decoder.ref_point_head.layers.0.weight"]  # of (y, x, w, h)
+    torch.testing.assert_close(own["box_decoder.anchor_position.0.weight"][:, :16], theirs[:, 16:32], atol=0, rtol=0)
+    for part in ("contrastive_head", "ca_visual", "ref_point_head", "content_embeddings", "norm3"):
+        assert any(part in name for name in report.left), part
+    assert "T-Rex2 has no such part" not in str(report)
+
+    save_file(tensors, tmp_path / "newocean.safetensors")
+    (tmp_path / "config.json").write_text(replace(TINY, model=config).to_json())
+    command = ["warm-start", "--config", str(tmp_path / "config.json"), "--random-weights", "--out", str(tmp_path / "warm"), "--from"]
+    assert main([*command, str(tmp_path / "newocean.safetensors")]) == 0 and "scaled cosines" in capsys.readouterr().out
+    assert main([*command[:-2], str(tmp_path / "other"), "--from", "checkpoint.pth"]) == 1
+    assert "a torch archive is a pickle" in capsys.readouterr().err and not (tmp_path / "other").exists()

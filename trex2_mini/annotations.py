@@ -41,8 +41,8 @@ def export(folder: str | Path, found: Found, format: str = "coco", pictures: str
     if format not in FORMATS:
         raise ValueError(f"unknown format {format!r}; expected one of {', '.join(FORMATS)}")
     for name in found:
-        if Path(name).name != name:
-            raise ValueError(f"expected plain file names, got {name!r}")
+        if Path(name).name != name or not name.strip(".") or not name.isprintable() or len(name.encode()) > 200:
+            raise ValueError(f"expected plain file names, got {name!r:.80}")
     stems = [Path(name).stem for name in found]
     if format != "coco" and len(set(stems)) < len(stems):
         twice = sorted({stem for stem in stems if stems.count(stem) > 1})
@@ -176,15 +176,20 @@ def detect_folder(
         "weights": weights,
     }
     asked = json.loads(json.dumps(asked))
-    lines = partial.read_text(encoding="utf-8").split("\n") if partial.exists() else []
-    done = [json.loads(line) for line in lines[:-1]]  # what follows the last line end was cut off by a kill
+    lines = partial.read_text(encoding="utf-8", errors="replace").split("\n") if partial.exists() else []
+    try:
+        done = [json.loads(line) for line in lines[:-1]]  # what follows the last line end was cut off by a kill
+        seen = {record["file"]: record for record in done[1:]}
+        for record in done[1:]:
+            _as_found(record)
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, RecursionError) as error:
+        raise ValueError(f"{partial} is damaged ({type(error).__name__}: {error}); remove it, and the folder is done anew") from None
     if done and done[0] != asked:
         raise ValueError(
             f"{partial} was begun with other prompts, pictures or weights; remove it, or choose another file for the result"
         )
     out.parent.mkdir(parents=True, exist_ok=True)
     write_text(partial, "".join(json.dumps(record) + "\n" for record in done or [asked]))
-    seen = {record["file"]: record for record in done[1:]}
     resumed = len(seen)
     with partial.open("a", encoding="utf-8") as file:
         for path in tqdm(pictures, desc="detecting", unit="picture", disable=not progress):
@@ -201,14 +206,7 @@ def detect_folder(
             file.write(json.dumps(record) + "\n")
             file.flush()
             seen[path.name] = record
-    found: dict[str, tuple[int, int, Detections]] = {}
-    for path in pictures:
-        if "unreadable" not in (record := seen[path.name]):
-            boxes = np.array(record["boxes"], dtype=np.float32).reshape(-1, 4)
-            own = Detections(
-                boxes, np.array(record["scores"], np.float32), np.array(record["labels"], int), record["names"]
-            )
-            found[path.name] = (*record["size"], own)
+    found = {path.name: _as_found(seen[path.name]) for path in pictures if "unreadable" not in seen[path.name]}
     names = list(dict.fromkeys(name for _, _, own in found.values() for name in own.names))
     write_text(out, json.dumps(as_coco(found, names), ensure_ascii=False))
     partial.unlink()
@@ -219,3 +217,16 @@ def detect_folder(
         "resumed": resumed,
         "unreadable": len(pictures) - len(found),
     }
+
+
+def _as_found(record: dict) -> tuple[int, int, Detections]:
+    """A line of a half-done file as (height, width, detections)."""
+    if "unreadable" in record:
+        return 0, 0, Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, int), [])
+    height, width = map(int, record["size"])
+    boxes = np.array(record["boxes"], dtype=np.float32).reshape(-1, 4)
+    scores, labels = np.array(record["scores"], np.float32), np.array(record["labels"], int)
+    names = [str(name) for name in record["names"]]
+    if not len(boxes) == len(scores) == len(labels) or not np.isin(labels, np.arange(len(names))).all():
+        raise ValueError("boxes, scores and labels do not fit together")
+    return height, width, Detections(boxes, scores, labels, names)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,11 @@ class TextTowerConfig:
     layers: int = 3
     context_length: int = 16  # tokens, start and end tokens included
     vocab_size: int = 49408
+
+    def __post_init__(self) -> None:
+        _check(self)
+        if self.width % self.heads:
+            raise ValueError(f"width must be a multiple of heads, got width={self.width}, heads={self.heads}")
 
 
 @dataclass(frozen=True)
@@ -55,6 +61,13 @@ class ModelConfig:
     short_side: int = 192  # px; the detector scales an image's short side to this ...
     nms_iou: float = 0.7  # boxes of one prompt that overlap more are duplicates; 1: none are (the paper's decoder needs no such step)
     long_side: int = 320  # px; ... unless its long side would exceed this
+
+    def __post_init__(self) -> None:
+        _check(self)
+        if self.dim % 4 or self.dim % self.heads:
+            raise ValueError(f"dim must be a multiple of 4 and of heads, got dim={self.dim}, heads={self.heads}")
+        if self.backbone_levels > len(self.strides):
+            raise ValueError(f"expected a stride for each of backbone_levels={self.backbone_levels} at least, got {self.strides}")
 
 
 @dataclass(frozen=True)
@@ -104,12 +117,18 @@ class TrainConfig:
     amp: bool = False  # bfloat16 autocast
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        _check(self)
+
 
 @dataclass(frozen=True)
 class Config:
     name: str
     model: ModelConfig
     train: TrainConfig
+
+    def __post_init__(self) -> None:
+        _check(self)
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
@@ -119,13 +138,42 @@ class Config:
         """Read what `to_json` wrote. Raises ValueError for anything that is not such a configuration."""
         try:
             data = json.loads(text)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{source} is not valid JSON ({error}); expected what Config.to_json writes") from None
         return _build(cls, data, source)
 
     @classmethod
     def load(cls, path: str | Path) -> Config:
-        return cls.from_json(Path(path).read_text(), str(path))
+        return cls.from_json(Path(path).read_text(encoding="utf-8", errors="replace"), str(path))
+
+
+_KINDS = {  # by a field's annotation
+    "int": (int,), "float": (int, float), "str": (str,), "bool": (bool,), "str | None": (str, type(None)),
+    "ModelConfig": (ModelConfig,), "TrainConfig": (TrainConfig,), "TextTowerConfig": (TextTowerConfig,),
+}  # fmt: skip
+_RANGES = {  # of numbers, both ends included; others are finite and at least 0. The upper ends keep a foreign file from filling the memory
+    "width": (1, 4096), "heads": (1, 64), "layers": (1, 48), "context_length": (3, 512), "vocab_size": (49408, 200_000),  # of CLIP's tokenizer
+    "frozen_stages": (0, 16), "strides": (1, 1024), "backbone_levels": (1, 8), "dim": (4, 2048), "points": (1, 64), "ffn_dim": (1, 16384),
+    "encoder_layers": (1, 48), "decoder_layers": (1, 48), "num_queries": (1, 20_000), "prompt_blocks": (1, 48), "prompt_ffn_dim": (1, 16384),
+    "position_temperature": (1e-3, 1e9), "short_side": (1, 8192), "long_side": (1, 16384), "nms_iou": (0, 1),
+    "steps": (1, 10**9), "batch_size": (1, 65536), "decay_fraction": (0, 1), "balance": (0, 1), "cross_image": (0, 1), "point_probability": (0, 1),
+    "label_noise": (0, 1), "focal_alpha": (0, 1), "text_negatives": (0, 10**6), "denoising_queries": (0, 10_000), "seed": (0, 2**63 - 1),
+}  # fmt: skip
+
+
+def _check(config: Any) -> None:
+    """Types and ranges of a dataclass's fields. Raises ValueError that names the field."""
+    for field_ in dataclasses.fields(config):
+        name, value, kinds = f"{type(config).__name__}.{field_.name}", getattr(config, field_.name), _KINDS.get(str(field_.type))
+        if kinds is None:  # tuple[int, ...]
+            if not isinstance(value, tuple) or not 1 <= len(value) <= 8 or not all(type(v) is int for v in value):
+                raise ValueError(f"{name}: expected a list of 1 to 8 integers, got {value!r:.80}")
+        elif not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+            raise ValueError(f"{name}: expected {field_.type}, got {value!r:.80}")
+        low, high = _RANGES.get(field_.name, (0, sys.float_info.max))
+        for number in value if isinstance(value, tuple) else [value]:
+            if isinstance(number, (int, float)) and not low <= number <= high:
+                raise ValueError(f"{name}: expected {low:g} to {high:g}, got {number!r:.80}")
 
 
 _NESTED = {"model": ModelConfig, "train": TrainConfig, "text": TextTowerConfig}
@@ -153,23 +201,10 @@ def _build(kind: type, data: Any, where: str) -> Any:
     ]
     if missing:
         raise ValueError(f"{where}: missing keys {missing} for {kind.__name__}")
-    built = kind(**values)
-    for name, f in fields.items():
-        expected = {
-            "int": (int,),
-            "float": (int, float),
-            "str": (str,),
-            "bool": (bool,),
-            "str | None": (str, type(None)),
-        }.get(str(f.type))
-        value = getattr(built, name)
-        if str(f.type) == "tuple[int, ...]" and not (
-            isinstance(value, tuple) and value and all(type(v) is int for v in value)
-        ):
-            raise ValueError(f"{where}.{name}: expected a list of integers, got {value!r}")
-        if expected and (not isinstance(value, expected) or (isinstance(value, bool) and bool not in expected)):
-            raise ValueError(f"{where}.{name}: expected {f.type}, got {value!r}")
-    return built
+    try:
+        return kind(**values)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
 
 
 def _swin(name: str, backbone: str, batch_size: int, gpus: int) -> Config:

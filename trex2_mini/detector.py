@@ -14,6 +14,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +103,15 @@ class PromptBank:
             raise CheckpointError(
                 f"{path} is not a prompt bank: expected a tensor 'embeddings' and the metadata 'names', as PromptBank.save writes"
             )
-        return cls(json.loads(metadata["names"]), tensors["embeddings"])
+        try:
+            names, embeddings = json.loads(metadata["names"]), tensors["embeddings"].float()
+        except (ValueError, RecursionError):
+            names, embeddings = None, tensors["embeddings"]
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
+            raise CheckpointError(f"{path}: expected the metadata 'names' to be a JSON list of different names, got {metadata['names']!r:.80}")
+        if embeddings.ndim != 2 or len(embeddings) != len(names) or not embeddings.isfinite().all():
+            raise CheckpointError(f"{path}: expected finite 'embeddings' [{len(names)}, D], one row a name, got {list(embeddings.shape)}")
+        return cls(names, embeddings)
 
 
 class Detector:
@@ -172,12 +181,12 @@ class Detector:
         beta    how much a negative takes from a score, at least 0 (T-Rex-Omni: 0.3)
         Raises ValueError when no prompt is given or one cannot be used.
         """
-        if not 0 <= score_threshold <= 1:
-            raise ValueError(f"score_threshold must lie in 0..1, got {score_threshold}")
-        if max_detections < 0:
-            raise ValueError(f"max_detections must be at least 0, got {max_detections}")
-        if not (math.isfinite(beta) and beta >= 0):
-            raise ValueError(f"beta must be a number of at least 0, got {beta}")
+        if not isinstance(score_threshold, Real) or not 0 <= score_threshold <= 1:
+            raise ValueError(f"score_threshold must be a number in 0..1, got {score_threshold!r}")
+        if not isinstance(max_detections, Integral) or max_detections < 0:
+            raise ValueError(f"max_detections must be a whole number of at least 0, got {max_detections!r}")
+        if not isinstance(beta, Real) or not 0 <= beta < math.inf:
+            raise ValueError(f"beta must be a number of at least 0, got {beta!r}")
         encoded = self._encoded(image)
         visual: dict[str, list[Tensor]] = {}
         regions = self._regions(encoded, boxes, points)
@@ -188,6 +197,8 @@ class Detector:
             for name, vector in zip(regions, vectors, strict=True):
                 visual.setdefault(name, []).append(vector)
         if prompts is not None:
+            if not isinstance(prompts, PromptBank):
+                raise ValueError(f"prompts: expected a PromptBank, as `embed` gives, got {type(prompts).__name__}")
             if prompts.embeddings.ndim != 2 or prompts.embeddings.shape != (len(prompts.names), self.config.model.dim):
                 raise ValueError(
                     f"expected a prompt bank of shape [{len(prompts.names)}, {self.config.model.dim}], got {tuple(prompts.embeddings.shape)}; "
@@ -254,12 +265,12 @@ class Detector:
 
         boxes: [[x1, y1, x2, y2], ...] in pixels of their image, all showing that category; together they make one vector an image.
         """
-        if not examples:
-            raise ValueError("no examples: expected {'name': [(image, boxes), ...]}")
+        if not isinstance(examples, Mapping) or not examples:
+            raise ValueError(f"no examples: expected {{'name': [(image, boxes), ...]}}, got {examples!r:.80}")
         rows = []
         for name, pairs in examples.items():
-            if not pairs:
-                raise ValueError(f"no examples for {name!r}: expected at least one (image, boxes)")
+            if not isinstance(pairs, Sequence) or not pairs or not all(isinstance(p, (tuple, list)) and len(p) == 2 for p in pairs):
+                raise ValueError(f"no examples for {name!r}: expected [(image, boxes), ...], at least one, got {pairs!r:.80}")
             vectors = []
             for image, boxes in pairs:
                 encoded = self._encoded(image)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
+from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 CATALOGUE = REPOSITORY / "data" / "emoji_catalogue.csv"
@@ -16,6 +18,16 @@ def data_root() -> Path:
     return Path(os.environ.get("TREX2_DATA") or REPOSITORY / "data").expanduser()
 
 
+def read_json(path: Path) -> Any:
+    """What a JSON file holds. Raises ValueError for one that is none; FileNotFoundError where there is none."""
+    if not path.is_file():
+        raise FileNotFoundError(f"the file {path} does not exist")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:  # bytes that are no text, text that is no JSON, brackets without an end
+        raise ValueError(f"{path} is not JSON: {error}") from error
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a file whole or not at all; its folder is made if missing."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -23,5 +35,7 @@ def write_text(path: Path, text: str) -> None:
     try:
         draft.write_text(text, encoding="utf-8")
         os.replace(draft, path)
+    except UnicodeEncodeError as error:  # half of a surrogate pair, from an escape in a JSON file
+        raise ValueError(f"{path}: expected text that UTF-8 can hold, and a name or phrase in it is none: {error}") from None
     finally:
         draft.unlink(missing_ok=True)

@@ -67,7 +67,7 @@ def read_grid(path: str | Path, notebooks: Path = NOTEBOOKS) -> list[Run]:
     path = Path(path)
     try:
         entries = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
         raise ValueError(f"{path}: expected a YAML file of runs, got: {error}") from error
     if not isinstance(entries, list) or not entries:
         raise ValueError(f"{path}: expected a list of runs, each with `notebook` and `parameters`, got {entries!r:.80}")

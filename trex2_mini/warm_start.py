@@ -1,4 +1,4 @@
-"""Start a TRex2 from open detectors' weights: transformers' Deformable DETR (two-stage or not) and Grounding DINO, given as a state dict.
+"""Start a TRex2 from open detectors' weights, given as a state dict: transformers' Deformable DETR and Grounding DINO, newocean-group/T-Rex2.
 
     python -m trex2_mini warm-start --from IDEA-Research/grounding-dino-tiny --preset swin_t --out runs/warm
     report = warm_start(model, open_detector("IDEA-Research/grounding-dino-tiny"))
@@ -10,10 +10,16 @@ Grounding DINO's Swin normalises each stage's output and timm's does not, so its
 trained on; its position embedding counts cells from their far corner, ours from their centre. Both must be learned anew. timm rolls a map
 before it pads it to whole windows, transformers after: with sides that are no multiples of 7 x 32 pixels the borders of Swin's maps differ.
 
-newocean-group/T-Rex2 (visual prompts only) is not converted. Its encoder and decoder layers have our form, but: its Swin normalises each stage's
-output; a prompt's place is a perceptron of its box, added anew in each block, instead of eq. 1 to 3; a category's vector is the mean of its
-prompts' outputs instead of a class token's (eq. 5); its decoder has no last norm; each layer's label head is its own. So its prompt encoder and
-labels have no place here. (Read in its src/, versions 6b6afcd of model.py and e825edc of the rest; its weights were not seen.)
+newocean-group/T-Rex2 (visual prompts only; its src/ was read, model.py at 6b6afcd and the rest at e825edc, its weights were not seen). Backbone,
+encoder, decoder and box heads have our form and are taken; so are the prompt encoder's blocks. It is a start, not a conversion that detects: a
+prompt's place is a perceptron of its box, added anew in each block, instead of eq. 1 to 3; a category's vector is the mean of its prompts' outputs
+instead of a class token's (eq. 5); labels are scaled cosines with a perceptron of that vector, another one after each layer, instead of eq. 8; Swin's
+outputs are normalised; the decoder has no last norm. For its Swin-T: a config.json of `swin_t` with ffn_dim 1024 and position_temperature 100.
+Its file is a pickle, which nothing here reads. Where you trust it, in an environment of your own:
+
+    state = torch.load("checkpoint.pth", map_location="cpu", weights_only=True)["model"]
+    safetensors.torch.save_file({k: v.contiguous() for k, v in state.items()}, "newocean.safetensors")
+    python -m trex2_mini warm-start --from newocean.safetensors --config config.json --out runs/warm
 """
 
 from __future__ import annotations
@@ -26,7 +32,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .checkpoint import save_model
+from .checkpoint import read_tensors, save_model
 from .config import Config
 from .model.trex2 import TRex2
 
@@ -37,6 +43,9 @@ _BLOCK = _SWIN + r"encoder\.layers\.(\d+)\.blocks\.(\d+)\."
 _ENCODER = r"model\.encoder\.layers\.(\d+)\.(?:deformable_layer\.)?"
 _DECODER = r"model\.decoder\.layers\.(\d+)\."
 _BACKBONE = "image_encoder.backbone.body."
+_OCEAN_SWIN = r"image_encoder\.backbone\.0\."
+_OCEAN_ENCODER = r"image_encoder\.encoder\.layers\.(\d+)\."
+_OCEAN_LAYER = r"(box_decoder|visual_prompt_encoder)\.(?:decoder|visual_encoder)\.layers\.(\d+)\."  # one class there, two here
 _RULES = [  # their name -> ours; the first that fits counts
     (_SWIN + r"embeddings\.patch_embeddings\.projection\." + _PARAMETER, _BACKBONE + r"patch_embed.proj.\1"),
     (_SWIN + r"embeddings\.norm\." + _PARAMETER, _BACKBONE + r"patch_embed.norm.\1"),
@@ -67,6 +76,29 @@ _RULES = [  # their name -> ours; the first that fits counts
     (r"model\.enc_output\." + _PARAMETER, r"box_decoder.token_projection.\1"),
     (r"model\.enc_output_norm\." + _PARAMETER, r"box_decoder.token_norm.\1"),
     (r"model\.query_position_embeddings\.weight$", "box_decoder.content.weight"),
+    # newocean-group/T-Rex2
+    (_OCEAN_SWIN + r"(patch_embed\.(?:proj|norm)\.(?:weight|bias))$", _BACKBONE + r"\1"),
+    (_OCEAN_SWIN + r"layers\.(\d+)\.(blocks\.\d+\.(?:norm[12]|attn\.qkv|attn\.proj|mlp\.fc[12])\.(?:weight|bias))$", _BACKBONE + r"layers_\1.\2"),
+    (_OCEAN_SWIN + r"layers\.(\d+)\.(blocks\.\d+\.attn\.relative_position_bias_table)$", _BACKBONE + r"layers_\1.\2"),
+    (_OCEAN_SWIN + r"layers\.(\d+)\.downsample\.(norm\.weight|norm\.bias|reduction\.weight)$", r"DOWN \1 \2"),
+    (r"image_encoder\.input_proj\.(\d+)\.([01])\." + _PARAMETER, r"image_encoder.projections.\1.\2.\3"),
+    (r"image_encoder\.level_embed$", "image_encoder.level_embedding"),
+    (_OCEAN_ENCODER + r"self_attn\." + _ATTENTION, r"image_encoder.layers.\1.attention.\2.\3"),
+    (_OCEAN_ENCODER + r"norm1\." + _PARAMETER, r"image_encoder.layers.\1.norm.\2"),
+    (_OCEAN_ENCODER + r"linear([12])\." + _PARAMETER, r"image_encoder.layers.\1.ffn.linear\2.\3"),
+    (_OCEAN_ENCODER + r"norm2\." + _PARAMETER, r"image_encoder.layers.\1.ffn.norm.\2"),
+    (_OCEAN_LAYER + r"self_attn\.(in_proj_weight|in_proj_bias|out_proj\.weight|out_proj\.bias)$", r"\1.LAYERS.\2.self_attention.\3"),
+    (_OCEAN_LAYER + r"cross_attn\." + _ATTENTION, r"\1.LAYERS.\2.cross_attention.\3.\4"),
+    (_OCEAN_LAYER + r"norm1\." + _PARAMETER, r"\1.LAYERS.\2.cross_norm.\3"),
+    (_OCEAN_LAYER + r"norm2\." + _PARAMETER, r"\1.LAYERS.\2.self_norm.\3"),
+    (_OCEAN_LAYER + r"linear([12])\." + _PARAMETER, r"\1.LAYERS.\2.ffn.linear\3.\4"),
+    (_OCEAN_LAYER + r"norm3\." + _PARAMETER, r"\1.LAYERS.\2.ffn.norm.\3"),
+    (r"box_decoder\.decoder\.ref_point_head\.layers\.(\d)\." + _PARAMETER, r"box_decoder.anchor_position.LINEAR\1.\2"),
+    (r"box_decoder\.dec_bbox_head\.(\d+)\.layers\.(\d)\." + _PARAMETER, r"box_decoder.box_heads.\1.LINEAR\2.\3"),
+    (r"box_decoder\.enc_bbox_head\.layers\.(\d)\." + _PARAMETER, r"box_decoder.token_box.LINEAR\1.\2"),
+    (r"box_decoder\.enc_output\." + _PARAMETER, r"box_decoder.token_projection.\1"),
+    (r"box_decoder\.enc_output_norm\." + _PARAMETER, r"box_decoder.token_norm.\1"),
+    (r"box_decoder\.tgt_embed\.weight$", "box_decoder.content.weight"),
 ]  # fmt: skip
 
 
@@ -98,8 +130,11 @@ def _part(name: str) -> str:
 _REASONS = [  # why a tensor of theirs has no place; the first pattern found in its name counts
     (r"fusion_layer|text_enhancer|encoder_attn_text", "fusion of image and text: T-Rex2 is prompted late"),
     (r"text_backbone|text_projection", "BERT's text encoder: T-Rex2's is CLIP's"),
-    (r"class_embed", "a class head: T-Rex2's labels are dot products with prompts (eq. 8)"),
-    (r"hidden_states_norms", "norms of Swin's outputs: timm's Swin has none"),
+    (r"visual_prompt_encoder\.", "prompts' places, and their mean: eq. 1 to 3 and the class token (eq. 5) are other functions"),
+    (r"contrastive_head", "labels as scaled cosines with a perceptron of the prompt, not eq. 8"),
+    (r"ca_visual", "attention to prompts, which is not used there either"),
+    (r"denoising|class_embed|dec_score_head", "a class head: T-Rex2's labels are dot products with prompts (eq. 8)"),
+    (r"hidden_states_norms|backbone\.0\.norm", "norms of Swin's outputs: timm's Swin has none"),
     (r"relative_position_index", "a table of indices, computed anew"),
     (r"backbone", "a backbone that is not the Swin of this model"),
     (r"reference_points|pos_trans|query_position", "queries of another kind than ours, chosen by position"),
@@ -111,11 +146,19 @@ def _reason(name: str) -> str:
 
 
 def open_detector(source: str) -> dict[str, Tensor]:
-    """The state dict of a Deformable DETR or Grounding DINO: a folder of transformers' (config.json, *.safetensors), or owner/name on the Hub.
+    """The state dict of a Deformable DETR or Grounding DINO: a folder of transformers' (config.json, *.safetensors), or owner/name on the Hub;
+    or of any file *.safetensors.
 
     Read by transformers itself (it knows the older names of parameters), safetensors only. HF_HUB_OFFLINE=1 asks no network.
     Raises ValueError: transformers is missing, no such weights or no safetensors here, or another kind of model.
     """
+    if source.endswith(".safetensors"):
+        return read_tensors(Path(source))[0]
+    if source.endswith((".pth", ".pt", ".bin", ".ckpt")):
+        raise ValueError(
+            f"{source}: expected safetensors; a torch archive is a pickle, which can run code, and is not read here. Where you trust it, the head of "
+            "trex2_mini/warm_start.py has the two lines that write it as safetensors"
+        )
     try:
         import transformers
     except ImportError as error:
@@ -163,12 +206,13 @@ def _translate(name: str) -> str | None:
             if ours.startswith("DOWN "):  # transformers: at the end of a stage; timm: at the start of the next
                 _, stage, rest = ours.split()
                 return f"{_BACKBONE}layers_{int(stage) + 1}.downsample.{rest}"
+            ours = ours.replace("LAYERS", "layers" if ours.startswith("box_decoder") else "blocks")
             return re.sub(r"LINEAR(\d)", lambda m: str(2 * int(m[1])), ours)  # ReLUs stand between the linear layers
     return None
 
 
 def warm_start(model: TRex2, tensors: dict[str, Tensor]) -> WarmStart:
-    """Copy into `model` what fits of a transformers state dict (Deformable DETR or Grounding DINO); in place.
+    """Copy into `model` what fits of a state dict (Deformable DETR or Grounding DINO of transformers, or newocean-group's TRex2); in place.
 
     A tensor of another shape or layer is left and reported. Raises ValueError when not one encoder tensor fits: nothing is changed then.
     """
@@ -196,8 +240,8 @@ def warm_start(model: TRex2, tensors: dict[str, Tensor]) -> WarmStart:
         _take(ours, names, torch.cat([three[p][1] for p in "qkv"]), own, found, report)
     if not any(name.startswith("image_encoder.layers.") for name in found):
         raise ValueError(
-            "expected the state dict of transformers' DeformableDetrForObjectDetection or GroundingDinoForObjectDetection with this model's "
-            f"dim and heads; not one encoder tensor of {len(tensors)} fits (first names: {list(tensors)[:3]})"
+            "expected the state dict of transformers' DeformableDetrForObjectDetection or GroundingDinoForObjectDetection, or newocean-group's "
+            f"TRex2, with this model's dim and heads; not one encoder tensor of {len(tensors)} fits (first names: {list(tensors)[:3]})"
         )
     model.load_state_dict(found, strict=False)
     report.taken, report.new = sorted(found), sorted(set(own) - set(found))

@@ -67,14 +67,15 @@ def peak_memory(function: Callable[..., Callable[[], Any]], *arguments: Any) -> 
 
 def _peak(function: Callable[..., Callable[[], Any]], arguments: tuple) -> Peak:
     call = function(*arguments)
-    before = _gibibytes("VmRSS")
+    before = gibibytes("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")
     call()
-    whole = _gibibytes("VmHWM")
+    whole = gibibytes("VmHWM")
     return Peak(whole - before, whole)
 
 
-def _gibibytes(key: str) -> float:
+def gibibytes(key: str) -> float:
+    """A memory figure of this process, such as VmRSS or VmHWM; Linux only."""
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(key))
     return int(line.split()[1]) / 2**20
 

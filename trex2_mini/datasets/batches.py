@@ -177,6 +177,8 @@ def open_batches(
 
     balance (0..1): the share of draws that take every category with the same chance; the others follow the data's long tail.
     """
+    if not isinstance(batch_size, int) or batch_size < 1 or not isinstance(balance, (int, float)) or not 0 <= balance <= 1:
+        raise ValueError(f"expected batch_size of at least 1 and balance in 0..1, got {batch_size!r} and {balance!r}")
     sources, shares = [], []
     for entry in data:
         name, separator, share = entry.rpartition("=")

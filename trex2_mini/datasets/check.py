@@ -21,7 +21,9 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,13 +43,16 @@ FIELDS = {
 
 def cleaned(coco: Any, path: Path) -> tuple[dict, list[str]]:
     """A parsed annotation file after the table above, and what was found wrong with it, by name. Raises ValueError."""
-    _require(coco, tuple(FIELDS), "the file", path)
-    for kind, fields in FIELDS.items():
-        if not isinstance(coco[kind], list):
-            raise ValueError(f"{path} is not in COCO format: {kind!r} is no list")
-        for place, entry in enumerate(coco[kind]):
-            _require(entry, fields, f"{kind}[{place}]", path)
+    check_entries(coco, path, FIELDS)
     problems: list[str] = []
+    for place, image in enumerate(coco["images"]):
+        file = image["file_name"]
+        if not isinstance(file, str) or not file.strip() or "\0" in file:
+            raise ValueError(f"{path}: images[{place}] has the file_name {file!r}; expected the name of a picture")
+        for key in ("neg_category_ids", "not_exhaustive_category_ids"):
+            ids = image.get(key, [])
+            if not isinstance(ids, list) or not all(isinstance(i, int) for i in ids):
+                raise ValueError(f"{path}: images[{place}] has {key} {ids!r:.80}; expected a list of category ids")
     images = [entry | {"id": _whole(entry["id"], "image", path, problems)} for entry in coco["images"]]
     categories = [
         entry | {"id": _whole(entry["id"], "category", path, problems), "name": _name(entry, path, problems)}
@@ -68,6 +73,11 @@ def cleaned(coco: Any, path: Path) -> tuple[dict, list[str]]:
                 raise ValueError(f"{path}: an annotation has {key} {entry[key]!r}, which is not listed")
         if not _four_numbers(entry["bbox"]):
             raise ValueError(f"{path}: bbox must be [x, y, width, height], got {entry['bbox']!r}")
+        for key in ("area", "iscrowd"):
+            if not isinstance(entry.get(key, 0), (int, float)):
+                raise ValueError(f"{path}: annotations[{place}] has {key} {entry[key]!r:.80}; expected a number")
+        if not isinstance(entry.get("id", 0), (int, str)):
+            raise ValueError(f"{path}: annotations[{place}] has the id {entry['id']!r:.80}; expected a whole number")
         if not all(map(math.isfinite, entry["bbox"])):
             problems.append(f"annotations[{place}] of image {entry['image_id']}: bbox {entry['bbox']} is left out")
             continue
@@ -75,6 +85,16 @@ def cleaned(coco: Any, path: Path) -> tuple[dict, list[str]]:
     repeated = _repeated(entry["id"] for entry in annotations if "id" in entry)
     problems += [f"two annotations have the id {i}" for i in repeated]
     return coco | {"images": images, "categories": categories, "annotations": annotations}, problems
+
+
+def check_entries(coco: Any, path: Path, fields: Mapping[str, tuple[str, ...]]) -> None:
+    """{list: fields of each entry} of a parsed file. Raises ValueError for what is missing."""
+    _require(coco, tuple(fields), "the file", path)
+    for kind, needed in fields.items():
+        if not isinstance(coco[kind], list):
+            raise ValueError(f"{path} is not in COCO format: {kind!r} is no list")
+        for place, entry in enumerate(coco[kind]):
+            _require(entry, needed, f"{kind}[{place}]", path)
 
 
 def _require(entry: object, keys: tuple[str, ...], where: str, path: Path) -> None:
@@ -86,7 +106,7 @@ def _require(entry: object, keys: tuple[str, ...], where: str, path: Path) -> No
 def _whole(value: Any, what: str, path: Path, problems: list[str]) -> int:
     if isinstance(value, int) and not isinstance(value, bool):
         return value
-    if isinstance(value, str) and value.strip().lstrip("-").isdigit():
+    if isinstance(value, str) and re.fullmatch(r"\s*-?[0-9]{1,18}\s*", value):
         text = f"{what} ids are written as text"
         if text not in problems:
             problems.append(text)

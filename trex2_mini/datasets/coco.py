@@ -6,7 +6,7 @@ A set is one annotation file and a folder of pictures. `open_dataset` knows the 
 
 from __future__ import annotations
 
-import json
+import os
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from trex2_mini.datasets.check import cleaned
+from trex2_mini.paths import read_json
 
 
 @dataclass
@@ -45,34 +46,39 @@ def load_image(source: str | Path | Image.Image | np.ndarray) -> np.ndarray:
     """
     if isinstance(source, np.ndarray):
         return _over_white(_eight_bit(source))
-    if isinstance(source, Image.Image):
-        return _from_pil(source, "the PIL picture")
-    if not isinstance(source, (str, Path)):
+    if not isinstance(source, (str, Path, Image.Image)):
         raise ValueError(f"expected a path, a PIL picture or a numpy array [H, W, 3], got {type(source).__name__}")
-    path = Path(source).expanduser()
-    if not path.is_file():
-        reason = "is a folder, not a picture" if path.is_dir() else "does not exist"
-        raise FileNotFoundError(f"the picture {path} {reason}; check the path (relative to {Path.cwd()})")
+    name = "the PIL picture"
     try:
-        with Image.open(path) as picture:
-            return _from_pil(picture, str(path))
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        if isinstance(source, Image.Image):
+            array = _pixels(source)
+        else:
+            name = path = Path(os.path.expanduser(source))  # ~nobody stays as it is
+            if not path.is_file():
+                reason = "is a folder, not a picture" if path.is_dir() else "does not exist"
+                raise FileNotFoundError(f"the picture {path} {reason}; check the path (relative to {Path.cwd()})")
+            with Image.open(path) as picture:
+                array = _pixels(picture)
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # of a broken file Pillow raises many kinds
         raise ValueError(
-            f"{path} is not a readable picture (corrupt, cut short or of an unknown format): {error}"
+            f"{name} is not a readable picture (corrupt, cut short or of an unknown format): {error}"
         ) from error
+    return _over_white(_eight_bit(array))
 
 
-def _from_pil(picture: Image.Image, name: str) -> np.ndarray:
-    if 0 in picture.size:
-        raise ValueError(f"{name} is empty: {picture.size[0]} x {picture.size[1]} pixels")
+def _pixels(picture: Image.Image) -> np.ndarray:
+    """A PIL picture, upright, as [H, W] uint16 or float, or [H, W, 3 | 4] uint8."""
     picture = ImageOps.exif_transpose(picture)
     if picture.mode.startswith("I"):  # 16-bit greyscale; Pillow may hand it out as 32-bit
-        return _over_white(_eight_bit(np.clip(np.asarray(picture), 0, 65535).astype(np.uint16)))
+        return np.clip(np.asarray(picture), 0, 65535).astype(np.uint16)
     if picture.mode == "F":
-        return _over_white(_eight_bit(np.asarray(picture)))
-    if picture.has_transparency_data or picture.mode in ("RGBa", "La"):
-        return _over_white(np.asarray(picture.convert("RGBA")))
-    return np.array(picture.convert("RGB"))
+        return np.asarray(picture)
+    if picture.mode == "La":
+        picture = picture.convert("LA")
+    transparent = picture.has_transparency_data or picture.mode == "RGBa"
+    return np.array(picture.convert("RGBA" if transparent else "RGB"))
 
 
 def _eight_bit(array: np.ndarray) -> np.ndarray:
@@ -134,10 +140,7 @@ class CocoDataset:
         if content is None:
             if not self.path.is_file():
                 raise FileNotFoundError(f"the annotation file {self.path} does not exist")
-            try:
-                content = json.loads(self.path.read_text(encoding="utf-8"))
-            except (UnicodeDecodeError, json.JSONDecodeError) as error:
-                raise ValueError(f"{self.path} is not JSON: {error}") from error
+            content = read_json(self.path)
         if not self.images.is_dir():
             raise FileNotFoundError(f"the picture folder {self.images} does not exist")
         self.coco, self.problems = cleaned(content, self.path)
@@ -157,10 +160,7 @@ class CocoDataset:
         path = self.path.parent / "prompts.json"
         if not path.is_file():
             return names
-        try:
-            phrases = json.loads(path.read_text(encoding="utf-8"))
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path} is not JSON: {error}") from error
+        phrases = read_json(path)
         bad = not isinstance(phrases, dict) or not all(isinstance(p, str) and p.strip() for p in phrases.values())
         unknown = [] if bad else sorted(set(phrases) - set(names))
         if bad or unknown:

@@ -5,14 +5,15 @@ A counting model is shown a picture and three boxes of what to count. FSC147's p
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from .coco import load_image
+from ..paths import read_json
+from .check import FIELDS, check_entries
+from .coco import CocoDataset, load_image
 
 SPLITS = ("train", "val", "test")
 EXEMPLARS = 3
@@ -68,22 +69,22 @@ def _read(path: Path) -> dict:
         raise FileNotFoundError(
             f"{path} does not exist; expected FSC147 (annotation_FSC147_384.json, ...) or FSCD-LVIS (instances_<split>.json, ...)"
         )
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} is not JSON: {error}") from None
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: expected an object {{...}}, got {type(content).__name__}")
+    return content
 
 
 def _fsc147(folder: Path, split: str) -> list[tuple[Path, dict]]:
     annotations = _read(folder / "annotation_FSC147_384.json")
     files = _read(folder / "Train_Test_Val_FSC_147.json").get(split)
-    if files is None:
-        raise ValueError(f"{folder / 'Train_Test_Val_FSC_147.json'} has no split {split!r}")
+    if not isinstance(files, list) or not all(isinstance(file, str) for file in files):
+        raise ValueError(f"{folder / 'Train_Test_Val_FSC_147.json'} has no split {split!r}, a list of file names")
     images = folder / "images_384_VarV2"
     images = images if images.is_dir() else folder / "images"  # emoji-count
     boxes_of = _boxes_beside(folder / "annotations.json")
     classes = {}
-    for line in (folder / "ImageClasses_FSC147.txt").read_text(encoding="utf-8").splitlines():
+    for line in (folder / "ImageClasses_FSC147.txt").read_text(encoding="utf-8", errors="replace").splitlines():
         file, _, name = line.partition("\t")
         classes[file.strip()] = name.strip()
     entries = []
@@ -92,8 +93,10 @@ def _fsc147(folder: Path, split: str) -> list[tuple[Path, dict]]:
             raise ValueError(
                 f"{folder / 'annotation_FSC147_384.json'} knows no picture {file!r} of the split {split!r}"
             )
-        corners = np.array(annotations[file]["box_examples_coordinates"], np.float32).reshape(-1, 4, 2)
-        points = np.array(annotations[file]["points"], np.float32).reshape(-1, 2)
+        entry = annotations[file] if isinstance(annotations[file], dict) else {}
+        where = f"{folder / 'annotation_FSC147_384.json'}, {file}"
+        corners = _numbers(entry.get("box_examples_coordinates"), (4, 2), f"{where}: box_examples_coordinates")
+        points = _numbers(entry.get("points"), (2,), f"{where}: points")
         exemplars = np.concatenate([corners.min(1), corners.max(1)], 1)[:EXEMPLARS]
         entry = {"exemplars": exemplars, "count": len(points), "name": classes.get(file, "object"), "points": points}
         entries.append((images, entry | {"file_name": file, "boxes": boxes_of.get(file)}))
@@ -105,27 +108,23 @@ def _boxes_beside(path: Path) -> dict[str, np.ndarray]:
     if not path.is_file():
         return {}
     coco, boxes_of = _read(path), {}
-    names = {image["id"]: image["file_name"] for image in coco["images"]}
+    check_entries(coco, path, {"images": FIELDS["images"], "annotations": ("image_id", "bbox")})
+    names = {str(image["id"]): str(image["file_name"]) for image in coco["images"]}
     for annotation in coco["annotations"]:
-        boxes_of.setdefault(names[annotation["image_id"]], []).append(annotation["bbox"])
-    return {file: _xyxy(boxes_of.get(file, [])) for file in names.values()}
+        boxes_of.setdefault(str(annotation["image_id"]), []).append(annotation["bbox"])
+    return {file: _xyxy(boxes_of.get(number, []), path) for number, file in names.items()}
 
 
 def _fscd_lvis(folder: Path, split: str) -> list[tuple[Path, dict]]:
     file = f"instances_{split}.json"
     if not (folder / file).is_file() and (folder / "annotations.json").is_file():
         file = "annotations.json"
-    instances, counting = _read(folder / file), _read(folder / f"count_{split}.json")
-    for path, content, keys in (
-        (file, instances, ("images", "annotations", "categories")),
-        (f"count_{split}.json", counting, ("images", "annotations")),
-    ):
-        missing = [key for key in keys if key not in content]
-        if missing:
-            raise ValueError(f"{folder / path} lacks {', '.join(missing)}")
+    instances, count_file = CocoDataset(folder / file, folder, _read(folder / file)).coco, folder / f"count_{split}.json"
+    counting = _read(count_file)
+    check_entries(counting, count_file, {"images": (), "annotations": ("image_id", "boxes")})
     names = {c["id"]: c["name"] for c in instances["categories"]}
-    exemplars_of = {a["image_id"]: a["boxes"] for a in counting["annotations"]}
-    asked = {a["image_id"]: a["category_id"] for a in counting["annotations"] if "category_id" in a}
+    exemplars_of = {a["image_id"]: a["boxes"] for a in counting["annotations"] if isinstance(a["image_id"], int)}
+    asked = {i: a["category_id"] for a in counting["annotations"] if "category_id" in a and isinstance(i := a["image_id"], int)}
     boxes_of: dict[int, list] = {}
     category_of: dict[int, int] = {}
     for annotation in instances["annotations"]:
@@ -136,16 +135,25 @@ def _fscd_lvis(folder: Path, split: str) -> list[tuple[Path, dict]]:
     entries = []
     for image in instances["images"]:
         if image["id"] not in exemplars_of:
-            raise ValueError(f"{folder / f'count_{split}.json'} has no exemplar boxes of picture {image['id']}")
-        boxes, exemplars = (_xyxy(b) for b in (boxes_of.get(image["id"], []), exemplars_of[image["id"]]))
+            raise ValueError(f"{count_file} has no exemplar boxes of picture {image['id']}")
+        boxes, exemplars = _xyxy(boxes_of.get(image["id"], []), folder / file), _xyxy(exemplars_of[image["id"]], count_file)
         name = names.get(category_of.get(image["id"], -1), "object")
         entry = {"exemplars": exemplars[:EXEMPLARS], "count": len(boxes), "name": name, "boxes": boxes}
         entries.append((folder / "images", entry | {"file_name": image["file_name"]}))
     return entries
 
 
-def _xyxy(boxes: list) -> np.ndarray:
+def _numbers(values: object, shape: tuple[int, ...], where: str | Path) -> np.ndarray:
+    """float32 [n, *shape] of nested lists. Raises ValueError naming `where`."""
+    try:
+        array = np.array(values, np.float32)
+        return array.reshape(-1, *shape) if array.size == 0 else array.reshape(len(array), *shape)
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError(f"{where}: expected a list of {list(shape)} numbers each, got {values!r:.80}") from None
+
+
+def _xyxy(boxes: list, path: Path) -> np.ndarray:
     """[x, y, width, height] to xyxy."""
-    array = np.array(boxes, np.float32).reshape(-1, 4).copy()
+    array = _numbers(boxes, (4,), path).copy()
     array[:, 2:] += array[:, :2]
     return array

@@ -243,6 +243,9 @@ def coco(
     if unknown:
         raise ValueError(f"no pictures of {split}: {unknown[:5]}")
     part = _restricted(content, chosen)
+    for image in part["images"]:
+        if Path(image["file_name"]).name != image["file_name"] or not image["file_name"].strip("."):
+            raise ValueError(f"{annotations}: expected plain file names, got {image['file_name']!r}; nothing was fetched")
     fetch_many([(f"{base}/{split}/{i['file_name']}", root / split / i["file_name"]) for i in part["images"]], **options)
     suffix = (
         f"-{len(chosen)}" if ids is None and seed == 0 else f"-{len(chosen)}-seed{seed}" if ids is None else "-chosen"

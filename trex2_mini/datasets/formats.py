@@ -5,15 +5,15 @@ LVIS's names are cleaned for prompting by one rule, `prompt_name`: underscores b
 
 from __future__ import annotations
 
-import json
 import re
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 from PIL import Image
 
+from trex2_mini.datasets.check import FIELDS, check_entries
 from trex2_mini.datasets.coco import CocoDataset
-from trex2_mini.paths import data_root
+from trex2_mini.paths import data_root, read_json
 
 COCO_SPLITS = ("train2017", "val2017")
 LVIS_SETS = {"lvis-train": "lvis_v1_train", "lvis-val": "lvis_v1_val", "lvis-minival": "lvis_v1_val"}
@@ -84,8 +84,7 @@ def _lvis(name: str, whole: str, subset: bool) -> CocoDataset:
     path = data_root() / "lvis" / f"{name if subset else LVIS_SETS[whole]}.json"
     if not path.is_file():
         raise FileNotFoundError(f"{name} needs {path}: fetch it with python -m trex2_mini data {whole}")
-    content = json.loads(path.read_text(encoding="utf-8"))
-    return lvis_dataset(content, path, data_root() / "coco", whole == "lvis-minival")
+    return lvis_dataset(read_json(path), path, data_root() / "coco", whole == "lvis-minival")
 
 
 def lvis_dataset(content: dict, path: Path, images: Path, minival: bool = False) -> CocoDataset:
@@ -93,16 +92,21 @@ def lvis_dataset(content: dict, path: Path, images: Path, minival: bool = False)
 
     A picture lies where its `coco_url` says. minival: only those in COCO's val2017. Categories keep LVIS's fields (frequency, synonyms, ...).
     """
+    check_entries(content, path, FIELDS | {"images": ("id", "coco_url")})
     kept = []
     for image in content["images"]:
-        split, file = image["coco_url"].rsplit("/", 2)[-2:]
+        split, _, file = "/".join(str(image["coco_url"]).rsplit("/", 2)[-2:]).partition("/")
+        if split not in COCO_SPLITS or file in ("", ".", ".."):  # nothing is fetched to, or read from, anywhere else
+            raise ValueError(
+                f"{path}: expected a coco_url that ends in train2017/FILE or val2017/FILE, got {image['coco_url']!r:.80}"
+            )
         if not minival or split == "val2017":
             kept.append(image | {"file_name": f"{split}/{file}"})
-    ids = {image["id"] for image in kept}
-    names = [prompt_name(category["name"]) for category in content["categories"]]
+    ids = {str(image["id"]) for image in kept}
+    names = [prompt_name(c["name"]) if isinstance(c["name"], str) else c["name"] for c in content["categories"]]
     content = content | {
         "images": kept,
-        "annotations": [a for a in content["annotations"] if a["image_id"] in ids],
+        "annotations": [a for a in content["annotations"] if not minival or str(a["image_id"]) in ids],
         "categories": [c | {"name": name, "lvis_name": c["name"]} for c, name in zip(content["categories"], names)],
     }
     return CocoDataset(path, images, content)
@@ -116,16 +120,12 @@ def prompt_name(name: str) -> str:
 def _roboflow(folder: Path) -> CocoDataset:
     """Roboflow's COCO export: the pictures lie beside the file, and category 0 is often no category but the name of the project."""
     path = folder / "_annotations.coco.json"
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
-    if isinstance(content, dict) and {"categories", "annotations"} <= content.keys():
-        used = {a.get("category_id") for a in content["annotations"] if isinstance(a, dict)}
-        parents = {c.get("supercategory") for c in content["categories"] if isinstance(c, dict)}
-        kept = [c for c in content["categories"] if c.get("id") in used or c.get("name") not in parents]
-        content = content | {"categories": kept}
-    return CocoDataset(path, folder, content)
+    content = read_json(path)
+    check_entries(content, path, FIELDS)
+    used = {str(a["category_id"]) for a in content["annotations"]}
+    parents = {str(c.get("supercategory")) for c in content["categories"]}
+    kept = [c for c in content["categories"] if str(c["id"]) in used or str(c["name"]) not in parents]
+    return CocoDataset(path, folder, content | {"categories": kept})
 
 
 def _voc_files(folder: Path) -> list[Path]:
@@ -140,7 +140,7 @@ def _voc(folder: Path) -> CocoDataset:
     for number, path in enumerate(_voc_files(folder), 1):
         root = read_xml(path)
         file = (root.findtext("filename") or "").strip() or path.stem
-        stem = Path(file.replace("\\", "/")).name
+        stem = Path(file.replace("\\", "/")).name[:255]  # longer than a file's name can be
         found = next(
             (p for p in (pictures / stem, *(pictures / f"{path.stem}{s}" for s in PICTURES)) if p.is_file()), None
         )

@@ -17,7 +17,8 @@ from ..paths import REPOSITORY
 
 def describe_dataset(dataset: CocoDataset) -> dict:
     """The set's folder, its version where it has one, and its annotation file's SHA-256."""
-    return describe_file(dataset.path, (dataset.coco.get("info") or {}).get("version"))
+    info = dataset.coco.get("info")
+    return describe_file(dataset.path, info.get("version") if isinstance(info, dict) else None)
 
 
 def describe_file(path: Path, version: str | None = None) -> dict:

@@ -2,7 +2,8 @@
 
 The tower is open_clip's. `swin_*` take CLIP-B's weights; `nano` has a small tower of the same kind whose weights come with our checkpoint.
 Ours, where the paper is silent: a linear projection to D followed by LayerNorm, so that T and V live on one scale. Each phrase is
-encoded alone (late fusion, spec section 9), so its embedding is cached for as long as the weights stay as they are.
+encoded alone (late fusion, spec section 9), so its embedding is cached for as long as the weights stay as they are; the
+cache begins anew when it has KEPT phrases, so that a long-running process does not grow.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from open_clip.transformer import QuickGELU, TextTransformer
 from torch import Tensor, nn
 
 from ..config import TextTowerConfig
+
+KEPT = 20_000  # phrases; 40 MB at D = 256
 
 
 class TextPromptEncoder(nn.Module):
@@ -50,6 +53,8 @@ class TextPromptEncoder(nn.Module):
         if state != self._cached_for:
             self._cache, self._cached_for = {}, state
         new = [name for name in dict.fromkeys(names) if name not in self._cache]
+        if len(self._cache) + len(new) > KEPT:
+            self._cache, new = {}, list(dict.fromkeys(names))
         for start in range(0, len(new), 256):
             chunk = new[start : start + 256]
             with torch.no_grad():
@@ -57,6 +62,8 @@ class TextPromptEncoder(nn.Module):
         return torch.stack([self._cache[name] for name in names])
 
     def _encode(self, names: list[str]) -> Tensor:
+        if len(self._tokens) > KEPT:  # the tokenizer keeps every word it has met
+            self._tokens, self.tokenizer = {}, open_clip.SimpleTokenizer(context_length=self.config.context_length)
         for name in names:
             if name not in self._tokens:
                 self._tokens[name] = self.tokenizer([name])[0]
@@ -76,10 +83,13 @@ def _version(parameter: Tensor) -> int:
 
 def check_names(names: Sequence[str] | str) -> list[str]:
     """A list of non-empty phrases, stripped. A string is split at commas. Raises ValueError for anything else."""
-    names = names.split(",") if isinstance(names, str) else list(names)
-    if not names or not all(isinstance(name, str) and name.strip() for name in names):
+    try:
+        found = names.split(",") if isinstance(names, str) else list(names)
+    except TypeError:  # nothing to go through
+        found = []
+    if not found or not all(isinstance(name, str) and name.strip() for name in found):
         raise ValueError(f"expected at least one non-empty name, such as ['cat', 'dog'] or 'cat, dog', got {names!r}")
-    return [name.strip() for name in names]
+    return [name.strip() for name in found]
 
 
 def _clip_text_weights(pretrained: str) -> dict[str, Tensor]:
