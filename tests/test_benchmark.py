@@ -27,6 +27,7 @@ REFERENCES = {
     "model": {"full pass", "1 prompt", "192x192", "batch 1"},
     "training": {"transformers' attention", "bfloat16 (amp)", "channels first"},
     "evaluation": {"a pass a prompt", "plain pycocotools: all 12 numbers"},
+    "interaction": {"encode and answer", "limit", "a further box"},
 }
 
 
