@@ -183,7 +183,7 @@ function render({ model, el }) {
   function setNegative(value) { negative = value; draw(); say(`new prompts are ${negative ? "negative: what is not meant" : "positive"}`); }
   function setCategory(name) {
     const thing = item();
-    if (thing) changeItem(thing.box ? { ...thing, label: name } : { ...thing, category: name });
+    if (thing) changeItem(thing.box ? { ...thing, label: name, state: "accepted" } : { ...thing, category: name });
     else write("active", name);
     draw();
     say(thing ? "changed: " + describe(item()) : `category ${name}`);

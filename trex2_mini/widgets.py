@@ -1,201 +1,375 @@
-"""Interactive prompting in a notebook: PromptCanvas (draw and review, an anywidget; the browser's half is widget.js) and PromptStudio (the canvas with a
-Detector round it).
+"""PromptStudio: a PromptCanvas with a Detector round it, in a notebook: prompt, look, refine; collect a bank; review; export.
 
-The whole state is in traits that Python can read and set, so everything here also works without a browser. All coordinates are pixels of the
-original image. Beyond the official demo (spec section 9): boxes and points mix, points may be negative, and nothing drawn is lost.
+The paper's interactive workflow (section 3.4), with what the official demo lacks (spec section 9): boxes and points mix, points may be negative,
+and nothing drawn is lost: every change goes to the autosave file. Each control calls a public method, so everything also works without a browser.
 """
 
 from __future__ import annotations
 
-import base64
-import io
-import math
-from collections.abc import Mapping, Sequence
+import html
+import time
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
-import anywidget
-import traitlets
-from matplotlib.colors import is_color_like, to_hex
-from PIL import Image
+import ipywidgets
+import numpy as np
 
-from .boxes import check_boxes, check_points
-from .datasets.coco import load_image
-from .detector import DEFAULT_NAME, Detections
-from .plots import PALETTE
+from . import annotations
+from .canvas import PromptCanvas, as_proposals, data_url, undecided
+from .detector import DEFAULT_NAME, Detections, Detector
+from .model.text_prompt import check_names
+from .session import Session, pictures_of
 
-LONGEST_SIDE = 2048  # pixels of the picture that is sent to the browser; coordinates stay those of the original
-STATES = ("proposed", "accepted", "rejected")
-PROMPT_KEYS = {"id", "category", "kind", "negative", "xyxy", "xy"}
-DETECTION_KEYS = {"id", "box", "label", "score", "state"}
+__all__ = ["PromptCanvas", "PromptStudio"]
 
-
-class PromptError(ValueError, traitlets.TraitError):
-    """A prompt, category or detection that cannot be drawn. A TraitError too, so that traitlets takes the whole assignment back."""
+WORKFLOWS = ("interactive", "text", "generic", "mixed")
+SETTINGS = ("workflow", "text", "negative_text", "threshold", "beta")  # controls that the autosave file keeps
+FLOOR = 0.05  # proposals below this score are not kept; above it the threshold moves without the model
 
 
-class PromptCanvas(anywidget.AnyWidget):
-    """An image to draw prompts on.
+class PromptStudio(ipywidgets.VBox):
+    """Prompt, look, refine; collect examples; accept, reject, correct; export.
 
-    categories  [{"name": "coin", "colour": "#1f77b4"}, ...]; plain names may be given; `active` is the one that is drawn next
-    prompts     [{"id", "category", "kind": "box", "negative": bool, "xyxy": [x1, y1, x2, y2]}, ... or "kind": "point", "xy": [x, y]]; id, category
-                (the active one), kind and negative (False) may be left out
-    detections  [{"id", "box": [x1, y1, x2, y2], "label", "score": 0..1, "state": "proposed" | "accepted" | "rejected"}, ...]
+    images      a path, a folder, a list of paths, or {file name: anything `load_image` takes}; None: scenes of the embedded emoji-val
+    categories  to draw; names in the words and in the bank join them
+    autosave    a JSON file, written at each change and read at the start; None keeps nothing. A damaged one is moved aside, never overwritten
 
-    What is set is checked and brought to this form: corners ordered, boxes clipped to the image, hundredths of a pixel. Raises PromptError (a
-    ValueError) for a box without size or outside, an unknown category or key, an id that is there twice; the old value then stays.
+    canvas      the PromptCanvas; setting its `prompts` asks the detector anew, setting its `detections` reviews them
+    chooser, workflow, text, negative_text, threshold, beta   ipywidgets, each with a `.value`
+    session     what is kept: pictures, work, bank
+    history         [{"image", "what": "encode" | "answer" | "threshold", "ms", ...}, ...]: the rounds, and the model's time
+    Raises ValueError where there is no image, FileNotFoundError where a path leads nowhere.
     """
 
-    _esm = Path(__file__).with_name("widget.js")
-    image_src = traitlets.Unicode(read_only=True).tag(sync=True)
-    width = traitlets.Int(read_only=True).tag(sync=True)
-    height = traitlets.Int(read_only=True).tag(sync=True)
-    categories = traitlets.List().tag(sync=True)
-    active = traitlets.Unicode().tag(sync=True)
-    prompts = traitlets.List().tag(sync=True)
-    detections = traitlets.List().tag(sync=True)
+    def __init__(
+        self,
+        detector: Detector,
+        images: Any = None,
+        categories: Sequence[str] = (DEFAULT_NAME,),
+        autosave: str | Path | None = None,
+    ):
+        self.detector, self.session = detector, Session(detector, images, autosave)
+        self.current = ""
+        self.history = self.session.history
+        self._proposals: list[dict] = []
+        self._quiet = True  # the studio itself is setting the traits
+        self.canvas = PromptCanvas(np.zeros((1, 1, 3), np.uint8), categories)
+        super().__init__(self._controls())
+        self.add_class("trex-studio")
+        last, restored = self._restore()
+        if not self.session.sources:
+            raise ValueError("no image: expected a path, a folder, a list of paths or {file name: picture}, got none")
+        self._quiet = False
+        self.choose(last if last in self.session.sources else next(iter(self.session.sources)))
+        self._show_bank()
+        if restored:
+            self.say(restored)
 
-    def __init__(self, image: Any, categories: Sequence[str | Mapping] = (DEFAULT_NAME,), **options: Any):
-        super().__init__(**options)
-        self.categories = list(categories)
-        self.set_image(image)
+    # ---- images
 
-    def set_image(self, image: Any, prompts: Sequence[Mapping] = (), detections: Sequence[Mapping] = ()) -> None:
-        """Another image (anything `load_image` takes) with its prompts and detections; those of the old one go."""
-        array = load_image(image)
-        height, width = array.shape[:2]
-        with self.hold_sync():
-            self.prompts, self.detections = [], []
-            self.set_trait("width", width)
-            self.set_trait("height", height)
-            self.set_trait("image_src", _data_url(Image.fromarray(array)))
-            self.prompts, self.detections = list(prompts), list(detections)
+    def choose(self, name: str) -> None:
+        """Go to an image of the chooser and ask anew. Raises ValueError for a name that is not in it."""
+        image, own = self.session.image(name), self.session.work_on(name)
+        self.current = name
+        with self._silently():
+            self.chooser.options = list(self.session.sources)
+            self.chooser.value = name
+            self.canvas.set_image(image, own["prompts"], own["reviewed"])
+        self.answer()
 
-    def boxes(self, negative: bool = False) -> dict[str, list[list[float]]]:
-        """{category: [[x1, y1, x2, y2], ...]} of the positive or the negative boxes, as `Detector.detect` takes them."""
-        return self._by_category("xyxy", negative)
+    def add_image(self, source: Any, name: str | None = None) -> str:
+        """Put a path, PIL picture or array into the chooser and open it; returns its name there. Raises ValueError, FileNotFoundError."""
+        name = self.session.add(source, name)
+        self.choose(name)
+        return name
 
-    def points(self, negative: bool = False) -> dict[str, list[list[float]]]:
-        """{category: [[x, y], ...]}."""
-        return self._by_category("xy", negative)
+    def _add_path(self, path: str) -> None:
+        self.choose([self.session.add(source, name) for name, source in pictures_of(path)][0])
 
-    def show(self, detections: Detections) -> None:
-        """Draw what a detector found, as proposals."""
-        self.detections = as_proposals(detections)
+    def _take_uploads(self) -> None:
+        for upload in self.upload.value:
+            self.choose(self.session.add_upload(upload["name"], bytes(upload["content"])))
 
-    def _by_category(self, key: str, negative: bool) -> dict[str, list]:
-        found: dict[str, list] = {}
-        for prompt in self.prompts:
-            if key in prompt and prompt["negative"] == negative:
-                found.setdefault(prompt["category"], []).append(prompt[key])
-        return found
+    # ---- prompting
 
-    @traitlets.validate("categories")
-    def _check_categories(self, proposal: dict) -> list[dict]:
-        checked: list[dict] = []
-        for index, given in enumerate(proposal["value"]):
-            given = {"name": given} if isinstance(given, str) else given
-            if not isinstance(given, Mapping) or not str(given.get("name", "")).strip():
-                raise PromptError(f"categories[{index}]: expected a name, or {{'name': ..., 'colour': ...}}, got {given!r}")
-            colour = given.get("colour", PALETTE[index % len(PALETTE)])
-            if not is_color_like(colour):
-                raise PromptError(f"categories[{index}]: expected a colour such as '#1f77b4' or 'red', got {colour!r}")
-            checked.append({"name": str(given["name"]).strip(), "colour": to_hex(colour)})
-        names = [category["name"] for category in checked]
-        if not names or len(set(names)) < len(names):
-            raise PromptError(f"expected at least one category, each name once, got {names}")
-        if used := {prompt["category"] for prompt in self.prompts} - set(names):
-            raise PromptError(f"categories: {sorted(used)} have prompts; remove those first, got only {names}")
-        return checked
+    def answer(self) -> None:
+        """Ask the detector with all that is given now, by the workflow; the canvas shows the proposals."""
+        self.session.work[self.current]["prompts"] = self.canvas.prompts
+        encoded, asked, self._proposals = self.session.encode(self.current), self._asked(), []
+        if asked:
+            start = time.perf_counter()
+            found = self.detector.detect(encoded, score_threshold=FLOOR, beta=self.beta.value, **asked)
+            spent = time.perf_counter() - start
+            self._proposals = as_proposals(found)
+            new = [name for name in found.names if name not in self.canvas.names()]
+            with self._silently():
+                self.canvas.categories = [*self.canvas.categories, *new]
+            self._show()
+            self._note("answer", spent)
+        else:
+            self._show()
+        self.say("" if asked else "nothing is asked for yet: draw a box or a point, type words, or collect a bank")
+        self._save()
 
-    @traitlets.observe("categories")
-    def _keep_active(self, change: dict) -> None:
-        if self.active not in (names := self._names()):
-            self.active = names[0]
+    def _asked(self) -> dict[str, Any]:
+        """The prompts of `Detector.detect` that the workflow uses; empty where there is no positive one."""
+        workflow, asked = self.workflow.value, {}
+        if workflow in ("text", "mixed") and self.text.value.strip():
+            asked["text"] = check_names(self.text.value)
+        if workflow in ("generic", "mixed") and (bank := self.session.bank.bank()):
+            asked["prompts"] = bank
+        if workflow in ("interactive", "mixed"):
+            asked |= {key: own for key, own in (("boxes", self.canvas.boxes()), ("points", self.canvas.points())) if own}
+        if not asked:
+            return {}
+        bank_names = asked["prompts"].names if "prompts" in asked else ()
+        names = {*asked.get("text", ()), *bank_names, *asked.get("boxes", ()), *asked.get("points", ())}
+        for key, own in (("boxes", self.canvas.boxes(negative=True)), ("points", self.canvas.points(negative=True))):
+            against: dict[str, list] = {}
+            for category, places in own.items():  # a negative of a category that is not asked for speaks against all that are
+                for name in [category] if category in names else names:
+                    against.setdefault(name, []).extend(places)
+            if against:
+                asked[f"negative_{key}"] = against
+        if self.negative_text.value.strip():
+            asked["negative_text"] = check_names(self.negative_text.value)
+        return asked
 
-    @traitlets.validate("active")
-    def _check_active(self, proposal: dict) -> str:
-        if proposal["value"] not in self._names():
-            raise PromptError(f"active: expected one of {self._names()}, got {proposal['value']!r}")
-        return proposal["value"]
+    def _show(self) -> None:
+        """What was reviewed, and the proposals from the threshold on that show something else. The model does not run."""
+        reviewed = self.session.work[self.current]["reviewed"]
+        shown = [p for p in self._proposals if p["score"] >= self.threshold.value]
+        with self._silently():
+            self.canvas.detections = [*reviewed, *undecided(shown, reviewed)]
+        counts = Counter(d["label"] for d in self.canvas.detections if d["state"] != "rejected")
+        accepted = sum(d["state"] == "accepted" for d in reviewed)
+        listed = " · ".join(f"<b>{html.escape(name)}</b> {number}" for name, number in counts.most_common())
+        self.counts.value = f"{listed or 'nothing found'} ({accepted} accepted)"
 
-    @traitlets.validate("prompts")
-    def _check_prompts(self, proposal: dict) -> list[dict]:
-        return _unique([self._check_prompt(given, f"prompts[{i}]") for i, given in enumerate(proposal["value"])], "prompts")
+    def accept_shown(self) -> None:
+        """Accept every proposal that is shown."""
+        self.canvas.detections = [
+            detection | {"state": "accepted"} if detection["state"] == "proposed" else detection
+            for detection in self.canvas.detections
+        ]
 
-    def _check_prompt(self, given: Any, what: str) -> dict:
-        _check_keys(given, PROMPT_KEYS, what)
-        key = "xyxy" if "xyxy" in given else "xy"
-        kind = "box" if key == "xyxy" else "point"
-        if len(given.keys() & {"xyxy", "xy"}) != 1 or given.get("kind", kind) != kind:
-            raise PromptError(f"{what}: expected a box with 'xyxy' or a point with 'xy', got {dict(given)!r}")
-        category = given.get("category", self.active)
-        if category not in self._names():
-            raise PromptError(f"{what}: unknown category {category!r}; expected one of {self._names()}, or add it to `categories`")
-        check = check_boxes if kind == "box" else check_points
-        place = self._place(check, given[key], f"{what}[{key!r}]")
-        negative = bool(given.get("negative", False))
-        return {"id": str(given.get("id") or fresh_id("p")), "category": category, "kind": kind, "negative": negative, key: place}
+    def _review(self) -> None:
+        self.session.work[self.current]["reviewed"] = [d for d in self.canvas.detections if d["state"] != "proposed"]
+        self._show()
+        self._save()
 
-    @traitlets.validate("detections")
-    def _check_detections(self, proposal: dict) -> list[dict]:
-        checked = []
-        for index, given in enumerate(proposal["value"]):
-            what = f"detections[{index}]"
-            _check_keys(given, DETECTION_KEYS, what)
-            box, label = self._place(check_boxes, given.get("box", []), f"{what}['box']"), str(given.get("label", self.active))
-            score, state = float(given.get("score", 1.0)), given.get("state", "proposed")
-            if not (0 <= score <= 1) or state not in STATES:
-                raise PromptError(f"{what}: expected a score in 0..1 and a state of {STATES}, got {score} and {state!r}")
-            checked.append({"id": str(given.get("id") or fresh_id("d")), "box": box, "label": label, "score": round(score, 4), "state": state})
-        return _unique(checked, "detections")
+    def _move_threshold(self) -> None:
+        start = time.perf_counter()
+        self._show()
+        self._note("threshold", time.perf_counter() - start)
+        self._save()
 
-    def _place(self, check: Any, numbers: Any, what: str) -> list[float]:
-        """One box or point, checked, to hundredths of a pixel."""
+    def _note(self, what: str, seconds: float) -> None:
+        """One more entry of the log, and the last ones under the canvas."""
+        negatives = sum(prompt["negative"] for prompt in self.canvas.prompts)
+        entry = {"image": self.current, "what": what, "ms": 1000 * seconds, "prompts": len(self.canvas.prompts) - negatives}
+        self.history.append(entry | {"negatives": negatives, "shown": len(self.canvas.detections)})
+        own = [entry for entry in self.history if entry["image"] == self.current]
+        rounds = [entry for entry in own if entry["what"] == "answer"]
+        lines = [f"encoded in {e['ms']:.0f} ms, once" for e in own if e["what"] == "encode"][-1:]
+        lines += [
+            f"round {n}: {e['prompts']} drawn, {e['negatives']} negative, {e['shown']} shown, {e['ms']:.0f} ms"
+            for n, e in enumerate(rounds, 1)
+        ][-3:]
+        lines += [f"threshold moved in {e['ms']:.1f} ms" for e in own[-1:] if e["what"] == "threshold"]
+        self.timing.value = " · ".join(lines)
+
+    # ---- the prompt bank
+
+    def collect(self) -> int:
+        """Take the positive boxes of this image into the bank's examples; returns how many were new. Raises ValueError where there is none."""
+        drawn = [{"name": n, "image": self.current, "box": box} for n, own in self.canvas.boxes().items() for box in own]
+        if not drawn:
+            raise ValueError("no positive box on this image: draw boxes around examples first (points are not collected)")
+        new = self.session.bank.add(drawn)
+        self._bank_changed(f"{new} new examples")
+        return new
+
+    def drop(self, which: int | str) -> None:
+        """Drop an example by its place in `session.bank.examples`, or what was loaded under a name."""
+        self.session.bank.drop(which)
+        self._bank_changed("dropped")
+
+    def save_bank(self, path: str | Path, official: bool = False) -> None:
+        """See `BankBuilder.save`."""
+        bank = self.session.bank.save(path, official)
+        self.say(f"wrote {Path(path).name}: {', '.join(bank.names)}")
+
+    def load_bank(self, path: str | Path) -> None:
+        """See `BankBuilder.load`."""
+        bank = self.session.bank.load(path)
+        self._bank_changed(f"loaded {', '.join(bank.names)}")
+
+    def detect_folder(self, folder: str | Path, out: str | Path | None = None) -> dict[str, int]:
+        """The workflow's words and bank on a whole folder, see `annotations.detect_folder`; out: a COCO JSON file, else one in the folder."""
+        asked = {key: own for key, own in self._asked().items() if key in ("text", "prompts")}
+        folder = Path(folder).expanduser()
+        out, threshold = out or folder / "detections.json", self.threshold.value
+        result = annotations.detect_folder(self.detector, folder, out, score_threshold=threshold, progress=False, **asked)
+        self.say(f"{folder.name}: {result}")
+        return result
+
+    def _bank_changed(self, message: str) -> None:
+        self._show_bank()
+        self.answer()
+        self.say(message)
+
+    def _show_bank(self) -> None:
+        bank = self.session.bank
+        entries = [(f"{e['name']}, {e['image']}", e, i) for i, e in enumerate(bank.examples)]
+        entries += [(f"{name}, loaded", None, name) for name in bank.loaded]
+        self.gallery.children = [
+            ipywidgets.VBox([self._thumbnail(text, example), self._button("drop", "drop", f"Drop {text}", partial(self.drop, which))])
+            for text, example, which in entries
+        ]
+
+    def _thumbnail(self, text: str, example: dict | None) -> ipywidgets.HTML:
+        shown = html.escape(text, quote=True)
+        if example and example["image"] in self.session.sources:
+            image = self.session.image(example["image"])
+            x1, y1, x2, y2 = np.array(example["box"]).round().astype(int)
+            crop = image[min(y1, len(image) - 1) : max(y2, y1 + 1), min(x1, image.shape[1] - 1) : max(x2, x1 + 1)]
+            shown = f'<img src="{data_url(crop)}" alt="{shown}" title="{shown}" style="height: 56px">'
+        return ipywidgets.HTML(shown)
+
+    # ---- keeping
+
+    def annotations(self) -> dict[str, tuple[int, int, Detections]]:
+        """What was accepted and drawn, {image: (height, width, detections)}, see `Session.annotations`."""
+        return self.session.annotations(self.canvas.names())
+
+    def export(self, folder: str | Path, format: str = "coco") -> Path:
+        """`annotations()` with their pictures as a data set of coco, yolo or voc, see `Session.export`."""
+        path = self.session.export(folder, format, self.canvas.names())
+        found = self.annotations()
+        self.say(f"wrote {sum(len(own) for _, _, own in found.values())} boxes on {len(found)} images as {format}")
+        return path
+
+    def _save(self) -> None:
+        settings = {key: getattr(self, key).value for key in SETTINGS}
+        self.session.save({"categories": self.canvas.categories, "current": self.current, "settings": settings})
+
+    def _restore(self) -> tuple[str, str]:
+        """Take up the autosave file; returns the image that was open, and what to say about it."""
         try:
-            checked = check(numbers, self.height, self.width, what)
-        except ValueError as error:
-            raise PromptError(str(error)) from None
-        if len(checked) != 1:
-            raise PromptError(f"{what}: expected one, got {len(checked)}")
-        return [round(value, 2) for value in checked[0].tolist()]
+            saved = self.session.restore()
+        except ValueError as error:  # nothing is lost: the message says where the file lies now
+            warnings.warn(str(error), stacklevel=3)
+            return "", str(error)
+        if saved is None:
+            return "", ""
+        names = [category["name"] for category in saved["categories"]]
+        self.canvas.categories = saved["categories"] + [c for c in self.canvas.categories if c["name"] not in names]
+        for key in SETTINGS:
+            getattr(self, key).value = saved["settings"][key]
+        return saved["current"], f"went on with {self.session.autosave.name}"
 
-    def _names(self) -> list[str]:
-        return [category["name"] for category in self.categories]
+    # ---- the controls
 
+    def say(self, message: Any) -> None:
+        """A line under the canvas."""
+        self.message.value = html.escape(str(message))
 
-def fresh_id(letter: str) -> str:
-    return letter + uuid4().hex[:8]
+    def _controls(self) -> list[ipywidgets.Widget]:
+        """Make the controls and wire each to its method; classes begin with trex-studio-, for tests and CSS."""
+        wide, one_line = {"flex": "1 1 16em", "width": "auto"}, {"continuous_update": False}
+        self.chooser = ipywidgets.Dropdown(description="Image")
+        self.workflow = ipywidgets.ToggleButtons(options=WORKFLOWS, style={"button_width": "6.5em"})
+        self.text = ipywidgets.Text(description="Words", placeholder="cat, dog", layout=wide, **one_line)
+        self.negative_text = ipywidgets.Text(description="Not meant", placeholder="words", layout=wide, **one_line)
+        self.threshold = ipywidgets.FloatSlider(0.3, min=FLOOR, max=1, step=0.01, description="Threshold")
+        self.beta = ipywidgets.FloatSlider(0.3, min=0, max=2, step=0.05, description="Beta", tooltip="how much a negative prompt takes", **one_line)
+        self.counts, self.timing, self.message, self.gallery = (ipywidgets.HTML(), ipywidgets.HTML(), ipywidgets.HTML(), ipywidgets.HBox())
+        self.gallery.layout.flex_flow = "row wrap"
+        self.upload = ipywidgets.FileUpload(accept="image/*", multiple=True, description="Upload")
+        path, bank_path, export_path = (
+            ipywidgets.Text(description=name, value=value, placeholder=hint, layout=wide, **one_line)
+            for name, value, hint in (
+                ("Add", "", "path of a picture or a folder"),
+                ("Bank file", "bank.safetensors", ""),
+                ("Folder", "", "for the data set, or with pictures to search"),
+            )
+        )
+        official = ipywidgets.Checkbox(description="official file (one name, 256 numbers)", indent=False, layout={"width": "auto"})
+        form = ipywidgets.Dropdown(options=annotations.FORMATS, layout={"width": "6em"})
+        actions = {
+            "add": ("Add", "Add the picture or the folder", lambda: self._add_path(path.value)),
+            "accept-shown": ("Accept all shown", "Accept all proposals", self.accept_shown),
+            "collect": ("Collect examples", "Take the positive boxes of this image into the bank", self.collect),
+            "save-bank": ("Save bank", "Write the bank", lambda: self.save_bank(bank_path.value, official.value)),
+            "load-bank": ("Load bank", "Add a saved bank", lambda: self.load_bank(bank_path.value)),
+            "export": ("Export", "Write a data set into the folder", lambda: self.export(export_path.value, form.value)),
+            "detect-folder": ("Detect in folder", "Words and bank on every picture", lambda: self.detect_folder(export_path.value)),
+        }
+        button = {name: self._button(name, *given) for name, given in actions.items()}
+        named = {"image": self.chooser, "path": path, "upload": self.upload, "workflow": self.workflow, "text": self.text, "counts": self.counts}
+        named |= {"negative-text": self.negative_text, "threshold": self.threshold, "beta": self.beta, "timing": self.timing, "message": self.message}
+        named |= {"gallery": self.gallery, "bank-path": bank_path, "official": official, "export-path": export_path, "format": form}
+        for name, control in named.items():
+            control.add_class(f"trex-studio-{name}")
+        for control in (self.workflow, self.text, self.negative_text, self.beta):
+            control.observe(self._when_user(self.answer), "value")
+        self.threshold.observe(self._when_user(self._move_threshold), "value")
+        self.chooser.observe(self._when_user(lambda: self.choose(self.chooser.value)), "value")
+        self.upload.observe(self._when_user(self._take_uploads), "value")
+        self.canvas.observe(self._when_user(self.answer), "prompts")
+        self.canvas.observe(self._when_user(self._review), "detections")
+        self.canvas.observe(self._when_user(self._save), "categories")
+        rows = [
+            [self.chooser, path, button["add"], self.upload],
+            [self.workflow, self.threshold, self.beta],
+            [self.text, self.negative_text],
+            [self.counts, button["accept-shown"]],
+        ]
+        below = [
+            [button["collect"], bank_path, button["save-bank"], button["load-bank"], official],
+            [self.gallery],
+            [export_path, form, button["export"], button["detect-folder"]],
+        ]
+        row = partial(ipywidgets.HBox, layout={"flex_flow": "row wrap", "align_items": "center"})
+        return [*map(row, rows), self.canvas, self.timing, self.message, *map(row, below)]
 
+    def _button(self, name: str, text: str, tooltip: str, act: Callable[[], Any]) -> ipywidgets.Button:
+        """A button whose mistakes are shown under the canvas."""
+        button = ipywidgets.Button(description=text, tooltip=tooltip, layout={"width": "auto"})
+        button.add_class(f"trex-studio-{name}")
 
-def as_proposals(detections: Detections) -> list[dict]:
-    """Detections as the canvas takes them; boxes without size (clipped at the border) are left out."""
-    rows = zip(detections.boxes.tolist(), detections.scores.tolist(), detections.labels.tolist(), strict=True)
-    return [
-        {"id": fresh_id("d"), "box": box, "label": detections.names[label], "score": score, "state": "proposed"}
-        for box, score, label in rows
-        if box[2] - box[0] >= 1e-2 and box[3] - box[1] >= 1e-2
-    ]
+        def clicked(_: Any) -> None:
+            try:
+                act()
+            except (ValueError, OSError) as error:
+                self.say(error)
 
+        button.on_click(clicked)
+        return button
 
-def _check_keys(given: Any, known: set[str], what: str) -> None:
-    if not isinstance(given, Mapping) or given.keys() - known:
-        raise PromptError(f"{what}: expected a dict with the keys {sorted(known)}, got {given!r}")
+    def _when_user(self, act: Callable[[], Any]) -> Callable[[Any], None]:
+        """An observer that leaves out what the studio itself sets. A mistake is shown under the canvas, and raised for whoever set the trait."""
 
+        def changed(_: Any) -> None:
+            if not self._quiet:
+                try:
+                    act()
+                except (ValueError, OSError) as error:
+                    self.say(error)
+                    raise
 
-def _unique(items: list[dict], what: str) -> list[dict]:
-    if len({item["id"] for item in items}) < len(items):
-        ids = [item["id"] for item in items]
-        raise PromptError(f"{what}: each id once, got {sorted({i for i in ids if ids.count(i) > 1})} twice")
-    return items
+        return changed
 
-
-def _data_url(picture: Image.Image) -> str:
-    """Small pictures as PNG, exactly; large ones smaller and as JPEG: they cross a network on their way to the browser."""
-    buffer, large = io.BytesIO(), math.prod(picture.size) > 1_000_000
-    if max(picture.size) > LONGEST_SIDE:
-        picture = picture.copy()
-        picture.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
-    picture.save(buffer, "JPEG" if large else "PNG", **({"quality": 90} if large else {}))
-    return f"data:image/{'jpeg' if large else 'png'};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    @contextmanager
+    def _silently(self) -> Iterator[None]:
+        before, self._quiet = self._quiet, True
+        try:
+            yield
+        finally:
+            self._quiet = before
