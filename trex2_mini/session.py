@@ -11,7 +11,7 @@ import os
 import tempfile
 import time
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from traitlets import TraitError
 
 from . import annotations
 from .canvas import as_annotations, check_categories, check_detections, check_prompts
@@ -138,13 +139,13 @@ class Session:
             saved = {"format": SAVED_AS, "work": self.work, "examples": self.bank.examples, "loaded": loaded}
             write_text(self.autosave, json.dumps(saved | dict(more)))
 
-    def restore(self) -> dict[str, Any] | None:
-        """Take up the autosave file, with the pictures that it names and that are still there; returns what `save` was given, None without a file.
+    def restore(self, take_up: Callable[[dict[str, Any]], None]) -> bool:
+        """Take up the autosave file and the pictures it names that are still there; `take_up` gets what `save` was given. False without a file.
 
-        A file that cannot be used is moved aside, never overwritten, and ValueError says where to.
+        A file that cannot be used, be it by `take_up`, is moved aside, never overwritten, and ValueError says where to.
         """
         if self.autosave is None or not self.autosave.exists():
-            return None
+            return False
         try:
             saved = json.loads(self.autosave.read_text(encoding="utf-8"))
             if saved.pop("format") != SAVED_AS:
@@ -157,7 +158,8 @@ class Session:
                 own["reviewed"] = check_detections(own["reviewed"], *own["size"])
             examples = [{key: example[key] for key in ("name", "image", "box")} for example in saved.pop("examples")]
             loaded = {name: torch.tensor(vector).reshape(dim) for name, vector in saved.pop("loaded").items()}
-        except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+            take_up(saved)
+        except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, TraitError) as error:
             numbered = (self.autosave.with_name(f"{self.autosave.name}.damaged-{number}") for number in count(1))
             aside = next(path for path in numbered if not path.exists())
             os.replace(self.autosave, aside)
@@ -168,7 +170,7 @@ class Session:
         for name, own in work.items():
             if name not in self.sources and own["source"] and Path(own["source"]).is_file():
                 self.add(own["source"], name)
-        return saved
+        return True
 
 
 def pictures_of(images: Any) -> list[tuple[str | None, Any]]:

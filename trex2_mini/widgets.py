@@ -22,7 +22,6 @@ import numpy as np
 from . import annotations
 from .canvas import PromptCanvas, as_proposals, data_url, undecided
 from .detector import DEFAULT_NAME, Detections, Detector
-from .model.text_prompt import check_names
 from .session import Session, pictures_of
 
 __all__ = ["PromptCanvas", "PromptStudio"]
@@ -61,14 +60,22 @@ class PromptStudio(ipywidgets.VBox):
         self.canvas = PromptCanvas(np.zeros((1, 1, 3), np.uint8), categories)
         super().__init__(self._controls())
         self.add_class("trex-studio")
-        last, restored = self._restore()
-        if not self.session.sources:
+        said = ""
+        try:
+            if self.session.restore(self._take_up):
+                said = f"went on with {self.session.autosave.name}"
+        except ValueError as error:  # the message says where the damaged file lies now
+            warnings.warn(said := str(error), stacklevel=2)
+        sources = self.session.sources
+        if not sources:
             raise ValueError("no image: expected a path, a folder, a list of paths or {file name: picture}, got none")
         self._quiet = False
-        self.choose(last if last in self.session.sources else next(iter(self.session.sources)))
+        try:
+            self.choose(self.current if self.current in sources else next(iter(sources)))
+        except ValueError as error:  # an example's picture is gone: the studio must open, so that it can be dropped
+            warnings.warn(said := str(error), stacklevel=2)
         self._show_bank()
-        if restored:
-            self.say(restored)
+        self.say(said or self.message.value)
 
     # ---- images
 
@@ -89,7 +96,8 @@ class PromptStudio(ipywidgets.VBox):
         return name
 
     def _add_path(self, path: str) -> None:
-        self.choose([self.session.add(source, name) for name, source in pictures_of(path)][0])
+        names = [self.session.add(source, name) for name, source in pictures_of(path)]
+        self.choose(names[0])
 
     def _take_uploads(self) -> None:
         for upload in self.upload.value:
@@ -119,8 +127,8 @@ class PromptStudio(ipywidgets.VBox):
     def _asked(self) -> dict[str, Any]:
         """The prompts of `Detector.detect` that the workflow uses; empty where there is no positive one."""
         workflow, asked = self.workflow.value, {}
-        if workflow in ("text", "mixed") and self.text.value.strip():
-            asked["text"] = check_names(self.text.value)
+        if workflow in ("text", "mixed") and (words := _words(self.text)):
+            asked["text"] = words
         if workflow in ("generic", "mixed") and (bank := self.session.bank.bank()):
             asked["prompts"] = bank
         if workflow in ("interactive", "mixed"):
@@ -136,8 +144,8 @@ class PromptStudio(ipywidgets.VBox):
                     against.setdefault(name, []).extend(places)
             if against:
                 asked[f"negative_{key}"] = against
-        if self.negative_text.value.strip():
-            asked["negative_text"] = check_names(self.negative_text.value)
+        if words := _words(self.negative_text):
+            asked["negative_text"] = words
         return asked
 
     def _show(self) -> None:
@@ -221,6 +229,7 @@ class PromptStudio(ipywidgets.VBox):
 
     def _bank_changed(self, message: str) -> None:
         self._show_bank()
+        self._save()
         self.answer()
         self.say(message)
 
@@ -259,20 +268,13 @@ class PromptStudio(ipywidgets.VBox):
         settings = {key: getattr(self, key).value for key in SETTINGS}
         self.session.save({"categories": self.canvas.categories, "current": self.current, "settings": settings})
 
-    def _restore(self) -> tuple[str, str]:
-        """Take up the autosave file; returns the image that was open, and what to say about it."""
-        try:
-            saved = self.session.restore()
-        except ValueError as error:  # nothing is lost: the message says where the file lies now
-            warnings.warn(str(error), stacklevel=3)
-            return "", str(error)
-        if saved is None:
-            return "", ""
-        names = [category["name"] for category in saved["categories"]]
-        self.canvas.categories = saved["categories"] + [c for c in self.canvas.categories if c["name"] not in names]
+    def _take_up(self, saved: dict[str, Any]) -> None:
+        """What `_save` gave to the session."""
         for key in SETTINGS:
             getattr(self, key).value = saved["settings"][key]
-        return saved["current"], f"went on with {self.session.autosave.name}"
+        names = [category["name"] for category in saved["categories"]]
+        self.canvas.categories = saved["categories"] + [c for c in self.canvas.categories if c["name"] not in names]
+        self.current = str(saved["current"])
 
     # ---- the controls
 
@@ -373,3 +375,7 @@ class PromptStudio(ipywidgets.VBox):
             yield
         finally:
             self._quiet = before
+
+
+def _words(control: ipywidgets.Text) -> list[str]:
+    return [word.strip() for word in control.value.split(",") if word.strip()]
