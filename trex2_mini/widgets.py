@@ -84,7 +84,8 @@ class PromptStudio(ipywidgets.VBox):
         image, own = self.session.image(name), self.session.work_on(name)
         self.current = name
         with self._silently():
-            self.chooser.options = list(self.session.sources)
+            if self.chooser.options != (names := tuple(self.session.sources)):
+                self.chooser.options = names
             self.chooser.value = name
             self.canvas.set_image(image, own["prompts"], own["reviewed"])
         self.answer()
