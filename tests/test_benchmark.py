@@ -28,6 +28,7 @@ REFERENCES = {
     "training": {"transformers' attention", "bfloat16 (amp)", "channels first"},
     "evaluation": {"a pass a prompt", "plain pycocotools: all 12 numbers"},
     "soak": {"after warm-up"},
+    "interaction": {"encode and answer", "limit", "a further box"},
 }
 
 

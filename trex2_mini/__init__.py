@@ -9,12 +9,14 @@ detector.detect(image, boxes={"coin": [[10, 10, 60, 60]]})
 
 __version__ = "0.1.0"
 
-__all__ = ["Detections", "Detector", "PromptBank", "TRex2", "__version__", "preset"]
+__all__ = ["Detections", "Detector", "PromptBank", "PromptCanvas", "PromptStudio", "TRex2", "__version__", "preset"]
 
 _HOME = {
     "Detector": "detector",
     "Detections": "detector",
     "PromptBank": "detector",
+    "PromptCanvas": "canvas",
+    "PromptStudio": "widgets",
     "TRex2": "model.trex2",
     "preset": "config",
 }

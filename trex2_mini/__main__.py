@@ -75,15 +75,17 @@ def main(arguments: list[str] | None = None) -> int:
     evaluate.add_argument("--reference", default="emoji-reference", help="where Visual-G draws its examples")
     evaluate.add_argument(
         "--protocol", required=True, metavar="P",
-        choices=["text", "visual-i", "visual-i-others", "visual-g", "mixed", "region", "region-visual", "counting", "video"],
-        help="text, visual-i, visual-i-others, visual-g, mixed; region, region-visual (naming boxes); counting (--data emoji-count); "
-        "video (--data emoji-clips)",
+        choices=["text", "visual-i", "visual-i-others", "visual-i-negatives", "visual-g", "mixed", "region", "region-visual", "counting", "video"],
+        help="text, visual-i, visual-i-others, visual-i-negatives (with look-alikes), visual-g, mixed; "
+        "naming boxes: region, region-visual; "
+        "counting (--data emoji-count); video (--data emoji-clips)",
     )  # fmt: skip
     evaluate.add_argument("--categories", default="all", choices=["all", "trained", "novel"])
     evaluate.add_argument("--checkpoint", default="nano-emoji", help="a shipped name or a folder")
     evaluate.add_argument(
         "--examples", type=int, metavar="N",
-        help="images a category for Visual-G (default 16); boxes shown for counting (1 to 3, default 3); frames prompted for video (1)",
+        help="images a category for Visual-G (default 16); boxes shown for counting, negatives given for visual-i-negatives (1 to 3, default 3); "
+        "frames prompted for video (1)",
     )  # fmt: skip
     evaluate.add_argument("--points", action="store_true", help="Visual-I with centre points instead of boxes")
     evaluate.add_argument("--synonyms", action="store_true", help="text asks by the first synonym instead of the name")
@@ -95,7 +97,9 @@ def main(arguments: list[str] | None = None) -> int:
         help="of the visual-i protocols, beside the echo: evaluation/baselines.py",
     )
     evaluate.add_argument("--split", default="test", help="counting: val or test (default test)")
-    evaluate.add_argument("--threshold", type=float, default=0.3, help="counting: what is counted (default 0.3)")
+    evaluate.add_argument(
+        "--threshold", type=float, default=0.3, help="counting, visual-i-negatives: from which score on (default 0.3)"
+    )
     evaluate.add_argument("--limit", type=int, help="only the first so many images; video: clips")
     evaluate.add_argument("--seed", type=int, default=0)
     evaluate.add_argument(
@@ -193,7 +197,7 @@ def main(arguments: list[str] | None = None) -> int:
     info.set_defaults(command_function=_info)
 
     benchmark = commands.add_parser("benchmark", help="speed, as ratios against named references in the same run")
-    benchmark.add_argument("name", choices=["attention", "model", "training", "evaluation", "soak"])
+    benchmark.add_argument("name", choices=["attention", "model", "training", "evaluation", "interaction", "soak"])
     benchmark.add_argument("--quick", action="store_true", help="small sizes and few rounds: a look, not a measurement")
     benchmark.add_argument("--repeats", type=int, metavar="N", help="rounds of the median (default 5)")
     benchmark.add_argument(

@@ -1,8 +1,8 @@
 """`python -m trex2_mini benchmark`: how fast, as ratios against a named reference that is measured in the same run.
 
 What is compared runs in turn (one round of everything, then the next round) after a warm-up; a figure is the median of its rounds. The
-references are `transformers`' Deformable DETR and Grounding DINO (random weights: speed does not depend on them), plain pycocotools, or this
-package without the step in question. `measure.py` says how time and memory are taken.
+references are `transformers`' Deformable DETR and Grounding DINO (random weights: speed does not depend on them), plain pycocotools, this
+package without the step in question, or a limit. `measure.py` says how time and memory are taken.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ import torch
 from tqdm import tqdm
 
 from ..evaluation.provenance import describe_code
-from . import attention, evaluation, model, soak, training
+from . import attention, evaluation, interaction, model, soak, training
 from .measure import processor
 from .model import PAPER_TABLE_7
 
 __all__ = ["BENCHMARKS", "PAPER_TABLE_7", "as_table", "run"]
 BENCHMARKS: dict[str, Callable[..., Iterator[dict]]] = {
-    module.__name__.rpartition(".")[2]: module.rows for module in (attention, model, training, evaluation, soak)
+    module.__name__.rpartition(".")[2]: module.rows for module in (attention, model, training, evaluation, interaction, soak)
 }
 
 

@@ -5,6 +5,7 @@
     mixed             (T + V) / 2 of those two
     visual-i          for each category present in an image, one of its boxes there (or its centre) is the prompt
     visual-i-others   the same answers, but only the *other* instances are to be found (ours; interactive.py)
+    visual-i-negatives  with and without negative prompts, where look-alikes are in the image (ours; negatives.py)
     region            every ground-truth box is to be named (region.py); region-visual: by examples instead of names
     counting          the objects like one to three boxes are to be counted (counting.py)
     video             prompted on the first frame of a clip, used on the later ones (video.py)
@@ -36,14 +37,17 @@ from .bootstrap import bootstrap
 from .counting import counting, open_counting
 from .interactive import Prompts, draw_prompts, echo_detections, only_others
 from .lvis import lvis_ap
+from .negatives import NEGATIVES, negatives
 from .provenance import describe_code, describe_dataset, describe_file
 from .region import region_ranks, region_scores
 from .trial import Answers, Trial, as_coco, choose_labels, normalized, open_detector, opened
 from .video import video
 
 PROTOCOLS = ("text", "visual-i", "visual-i-others", "visual-g", "mixed")  # AP over the images of a set
-ALL_PROTOCOLS = (*PROTOCOLS, "region", "region-visual", "counting", "video")
-EXAMPLES = {"visual-g": 16, "mixed": 16, "region-visual": 16, "counting": 3, "video": 1}  # N, unless asked otherwise
+ALL_PROTOCOLS = (*PROTOCOLS, "visual-i-negatives", "region", "region-visual", "counting", "video")
+EXAMPLES = {  # N, unless asked otherwise
+    "visual-g": 16, "mixed": 16, "region-visual": 16, "counting": 3, "video": 1, "visual-i-negatives": NEGATIVES
+}  # fmt: skip
 NO_BOXES = torch.zeros(0, 4)
 
 
@@ -74,18 +78,21 @@ def evaluate(
         protocol: one of ALL_PROTOCOLS.
         categories: one of CATEGORY_SETS; trained and novel go by the categories' own flag "novel".
         reference: where visual-g, mixed and region-visual draw their examples; categories are looked up there by name.
-        examples: N, reference images a category (default 16); counting: boxes shown (1 to 3, default 3); video: frames prompted (1).
+        examples: N, reference images a category (default 16); counting: boxes shown (1 to 3, default 3); video: frames prompted (1);
+            visual-i-negatives: negatives a prompt (1 to 3, default 3).
         points: the visual-i protocols prompt with centre points instead of boxes.
         synonyms: text asks by each category's first synonym instead of its name; those without one are left out.
         baselines: of `baselines.BASELINES`, measured beside the detector by the visual-i protocols.
-        split, threshold: of counting only: the split of the set, and the score from which a detection is counted.
+        split: of counting only: the split of the set.
+        threshold: the score from which a detection is counted (counting), or is an answer or a false alarm (visual-i-negatives).
         limit: only the first so many images; video: clips.
         resamples: of the images, for a 95 % interval of AP by bootstrap (AP_low, AP_high); 0: none.
         seed: of every draw.
 
     Returns:
         AP, AP50, AP75 in percent by COCO's rules, or on a set with federated annotation by LVIS's, with AP_r, AP_c, AP_f and fixed_AP.
-        region: top1, top5 and more of `region_scores` instead; counting: MAE, RMSE and more of `counting`; video: also what `video` says.
+        region: top1, top5 and more of `region_scores` instead; counting: MAE, RMSE and more of `counting`; video: also what `video` says;
+        visual-i-negatives: what `negatives` says.
         Where they come from: protocol, data, category_set, images, categories (those with ground truth), prompts (names;
         for visual-i, prompts drawn), seed, checkpoint, checkpoint_hash, dataset, versions, commit, seconds; last
         per_category {name: AP, or top1}.
@@ -121,6 +128,9 @@ def evaluate(
         if protocol.startswith("region"):
             trial = Trial(detector, dataset, len(dataset.coco["images"][:limit]), batch_size, progress)
             scores = _region(trial, choose_labels(dataset, categories), protocol, **options)
+        elif protocol == "visual-i-negatives":
+            labels = choose_labels(dataset, categories)
+            scores = negatives(detector, dataset, labels, examples, points, threshold, limit, resamples, seed, progress)
         else:
             options |= {"points": points, "synonyms": synonyms, "baselines": baselines}
             options |= {"limit": limit, "batch_size": batch_size, "progress": progress}
@@ -211,7 +221,7 @@ def _check(protocol: str, synonyms: bool, baselines: Sequence[str]) -> None:
     """Raises ValueError for an option of another protocol."""
     if synonyms and protocol != "text":
         raise ValueError(f"synonyms are for the protocol 'text', not for {protocol!r}")
-    if baselines and not protocol.startswith("visual-i"):
+    if baselines and protocol not in ("visual-i", "visual-i-others"):
         raise ValueError(f"baselines are for the protocols visual-i and visual-i-others, not for {protocol!r}")
 
 
