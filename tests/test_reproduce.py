@@ -154,7 +154,7 @@ def test_a_notebook_is_given_the_parameters_that_it_has(scales):
 def test_bad_scales(scales):
     with pytest.raises(ValueError, match="found none for 'huge'"):
         read_scale("huge", scales, scales)
-    with pytest.raises(ValueError, match="big.yml: expected a YAML file"):
+    with pytest.raises(ValueError, match=r"big\.yml: expected a YAML file"):
         read_scale("big", scales, scales)
     (scales / "big.yml").write_text("factor: [1, 2]")
     with pytest.raises(ValueError, match="one value for each parameter"):

@@ -1,6 +1,7 @@
 """The reproduction notebooks as a batch: a grid of parameters through papermill, and one table of what came out.
 
-notebooks/params/SCALE.yml holds the parameters of a scale, one value each, for any notebook; grid.yml which notebooks run at it, and over which values.
+notebooks/params/SCALE.yml holds the parameters of a scale, one value each, for any notebook; grid.yml says which notebooks run at it, and over
+which values.
 A run is a notebook with one choice of parameters; it has a folder of its own, named by a hash of the notebook's code, the parameters and the
 checkpoint's weights. So what is done is skipped, and what failed is tried again. A change of the package's code does not change the name:
 delete the folder, or give another --out, to measure again. By hand, `papermill notebooks/NN.ipynb out.ipynb -f notebooks/params/SCALE.yml` gives the
