@@ -194,6 +194,7 @@ def main(arguments: list[str] | None = None) -> int:
         metavar="NAME",
         help="model only: measure this preset alone (default all; may be repeated)",
     )
+    benchmark.add_argument("--images", type=int, metavar="N", help="evaluation only: AP of N images alone, once")
     benchmark.add_argument("--json", type=Path, help="write the result here")
     benchmark.set_defaults(command_function=_benchmark)
 
@@ -339,7 +340,7 @@ def _write_json(path: Path | None, result: dict) -> None:
 def _benchmark(options: argparse.Namespace) -> None:
     from .benchmark import as_table, run
 
-    result = run(options.name, options.quick, options.repeats, options.preset)
+    result = run(options.name, options.quick, options.repeats, options.preset, options.images)
     _write_json(options.json, result)
     print(as_table(result))
 
