@@ -176,3 +176,13 @@ def test_bad_input_is_named():
         benchmark.run("model", presets=["swin_x"])
     with pytest.raises(ValueError, match="belong to the benchmark 'model'"):
         benchmark.run("attention", presets=["nano"])
+
+
+def test_ap_of_many_images_alone(capsys, tmp_path):
+    file = tmp_path / "speed.json"
+    assert main(["benchmark", "evaluation", "--images", "3", "--json", str(file)]) == 0
+    (line,) = json.loads(file.read_text())["rows"]
+    assert line["what"].startswith("COCO AP, 3 images x 300") and line["ratio"] > 0
+    for wrong in (["evaluation", "--images", "0"], ["model", "--images", "3"]):
+        assert main(["benchmark", *wrong]) == 1
+        assert "belong to the benchmark 'evaluation'" in capsys.readouterr().err

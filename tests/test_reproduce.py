@@ -4,14 +4,28 @@ from __future__ import annotations
 
 import csv
 import json
+import subprocess
+import sys
 
 import nbformat
 import pytest
+import yaml
 
 from trex2_mini.__main__ import main
 from trex2_mini.paper import paper_number, paper_table
 from trex2_mini.paths import REPOSITORY
-from trex2_mini.reproduce import COLUMNS, SCALES, read_grid, reproduce, write_table
+from trex2_mini.reproduce import (
+    COLUMNS,
+    NOTEBOOKS,
+    PARAMETERS,
+    SCALES,
+    measures,
+    parameters_of,
+    read_grid,
+    read_scale,
+    reproduce,
+    write_table,
+)
 
 PAPER = REPOSITORY.parent / "shared" / "paper" / "tables.json"
 WORK = """import json, pathlib
@@ -24,7 +38,7 @@ folder = pathlib.Path(output_dir)
 @pytest.fixture
 def notebooks(tmp_path):
     """A folder with one notebook that fails where factor is 3."""
-    cells = [nbformat.v4.new_code_cell('factor = 1\noutput_dir = ""', metadata={"tags": ["parameters"]})]
+    cells = [nbformat.v4.new_code_cell('factor = 1\nother = ""\none = 0\noutput_dir = ""', metadata={"tags": ["parameters"]})]
     notebook = nbformat.v4.new_notebook(cells=[*cells, nbformat.v4.new_code_cell(WORK)])
     notebook.metadata.kernelspec = {"name": "python3", "display_name": "Python 3", "language": "python"}
     nbformat.write(notebook, tmp_path / "13_times.ipynb")
@@ -53,6 +67,7 @@ def test_lists_become_a_grid(notebooks):
         ("- notebook: 99_none", "no notebook '99_none'"),
         ("- notebook: 13_times\n  parameter: {a: 1}", "expected notebook: NAME"),
         ("- notebook: 13_times\n  parameters: {factor: []}", "empty list"),
+        ("- notebook: 13_times\n  parameters: {factors: 1}", "has no parameter factors; it has factor, one, other"),
         ("- notebook: 13_times\n  parameters: {output_dir: x}", "output_dir"),
         ("- notebook: 13_times\n  minutes: -1", "minutes"),
         ("- !!python/object/apply:os.system ['touch x']", "YAML"),
@@ -119,14 +134,51 @@ def test_command(tmp_path, capsys):
     assert "expected a YAML file" in capsys.readouterr().err
 
 
+@pytest.fixture
+def scales(notebooks):
+    """The folder with scale files: `tiny` is for any notebook, its `steps` for none of these."""
+    (notebooks / "tiny.yml").write_text("factor: 2\none: 5\nsteps: 40")
+    (notebooks / "grid.yml").write_text(
+        "tiny: [{notebook: 13_times, parameters: {other: [a, b]}}]\nbig: [{notebook: 13_times}]"
+    )
+    return notebooks
+
+
+def test_a_notebook_is_given_the_parameters_that_it_has(scales):
+    runs = read_scale("tiny", scales, scales)
+    assert [run.parameters for run in runs] == [{"factor": 2, "one": 5, "other": other} for other in "ab"]
+    (scales / "grid.yml").write_text("tiny: [{notebook: 13_times, parameters: {factor: 1}}]")
+    assert read_scale("tiny", scales, scales)[0].parameters == {"factor": 1, "one": 5}
+
+
+def test_bad_scales(scales):
+    with pytest.raises(ValueError, match="found none for 'huge'"):
+        read_scale("huge", scales, scales)
+    with pytest.raises(ValueError, match=r"big\.yml: expected a YAML file"):
+        read_scale("big", scales, scales)
+    (scales / "big.yml").write_text("factor: [1, 2]")
+    with pytest.raises(ValueError, match="one value for each parameter"):
+        read_scale("big", scales, scales)
+
+
+def test_papermill_by_hand_gives_the_numbers_of_reproduce(scales, tmp_path):
+    """The scale's file as it is, with a parameter that the notebook lacks: same measures."""
+    (scales / "grid.yml").write_text("tiny: [{notebook: 13_times}]")
+    rows = reproduce(read_scale("tiny", scales, scales), tmp_path / "out")
+    notebook, by_hand = scales / "13_times.ipynb", tmp_path / "by_hand"
+    by_hand.mkdir()
+    command = [sys.executable, "-m", "papermill", str(notebook), str(by_hand / "out.ipynb"), "-p", "output_dir"]
+    subprocess.run([*command, str(by_hand), "-f", str(scales / "tiny.yml")], check=True, capture_output=True)
+    metrics = measures(json.loads((by_hand / "metrics.json").read_text()))
+    assert metrics == {row["measure"]: row["value"] for row in rows} == {"AP": 20.0, "parts/small": 2}
+
+
 @pytest.mark.parametrize("scale", SCALES)
-def test_shipped_grids(scale):
-    """Every parameter of a grid is one of its notebook's."""
-    for run in read_grid(REPOSITORY / "notebooks" / "params" / f"{scale}.yml"):
-        cells = json.loads(run.notebook.read_text(encoding="utf-8"))["cells"]
-        (parameters,) = ("".join(c["source"]) for c in cells if "parameters" in c["metadata"].get("tags", []))
-        for name in run.parameters:
-            assert f"{name} = " in parameters, (scale, run.notebook.name, name)
+def test_shipped_scales(scale):
+    """A scale's parameters are not mistyped: each is one of some notebook's."""
+    assert read_scale(scale)
+    known = set().union(*map(parameters_of, NOTEBOOKS.glob("*.ipynb")))
+    assert set(yaml.safe_load((PARAMETERS / f"{scale}.yml").read_text())) <= known
 
 
 def test_paper_numbers():

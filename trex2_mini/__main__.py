@@ -171,7 +171,7 @@ def main(arguments: list[str] | None = None) -> int:
         "reproduce", help="run the reproduction notebooks over a grid of parameters; one table of what came out"
     )
     reproduce.add_argument(
-        "--scale", default="smoke", help="smoke, laptop or full: a file of notebooks/params; or a YAML file of your own"
+        "--scale", default="smoke", help="smoke, laptop or full (notebooks/params); or a YAML file of runs of your own"
     )
     reproduce.add_argument("--out", type=Path, help="folder of the runs and tables (default runs/reproduce/SCALE)")
     reproduce.add_argument("--only", metavar="NN", help="only notebooks whose name begins so, such as 13")
@@ -206,6 +206,7 @@ def main(arguments: list[str] | None = None) -> int:
         metavar="NAME",
         help="model only: measure this preset alone (default all; may be repeated)",
     )
+    benchmark.add_argument("--images", type=int, metavar="N", help="evaluation only: AP of N images alone, once")
     benchmark.add_argument("--json", type=Path, help="write the result here")
     benchmark.set_defaults(command_function=_benchmark)
 
@@ -354,7 +355,7 @@ def _write_json(path: Path | None, result: dict) -> None:
 def _benchmark(options: argparse.Namespace) -> None:
     from .benchmark import as_table, run
 
-    result = run(options.name, options.quick, options.repeats, options.preset)
+    result = run(options.name, options.quick, options.repeats, options.preset, options.images)
     _write_json(options.json, result)
     print(as_table(result))
 
@@ -416,14 +417,13 @@ def _warm_start(options: argparse.Namespace) -> None:
 
 def _reproduce(options: argparse.Namespace) -> None:
     from .paths import REPOSITORY
-    from .reproduce import NOTEBOOKS, SCALES, as_markdown, read_grid, reproduce
+    from .reproduce import SCALES, as_markdown, read_grid, read_scale, reproduce
 
-    named = options.scale in SCALES
-    grid = NOTEBOOKS / "params" / f"{options.scale}.yml" if named else Path(options.scale)
-    runs = [run for run in read_grid(grid) if run.notebook.stem.startswith(options.only or "")]
+    runs = (read_scale if options.scale in SCALES else read_grid)(options.scale)
+    runs = [run for run in runs if run.notebook.stem.startswith(options.only or "")]
     if not runs:
-        raise ValueError(f"{grid} has no notebook that begins with {options.only!r}")
-    out = options.out or REPOSITORY / "runs" / "reproduce" / grid.stem
+        raise ValueError(f"{options.scale} has no notebook that begins with {options.only!r}")
+    out = options.out or REPOSITORY / "runs" / "reproduce" / Path(options.scale).stem
     rows = reproduce(runs, out, options.workers, options.submitit)
     print(as_markdown(rows), end="")
     print(f"tables: {out}/table.csv, table.md, table.html")

@@ -1,12 +1,16 @@
-"""The reproduction notebooks as a batch: a grid of parameters (notebooks/params/*.yml) through papermill, and one table of what came out.
+"""The reproduction notebooks as a batch: a grid of parameters through papermill, and one table of what came out.
 
+notebooks/params/SCALE.yml holds the parameters of a scale, one value each, for any notebook; grid.yml says which notebooks run at it, and over
+which values.
 A run is a notebook with one choice of parameters; it has a folder of its own, named by a hash of the notebook's code, the parameters and the
 checkpoint's weights. So what is done is skipped, and what failed is tried again. A change of the package's code does not change the name:
-delete the folder, or give another --out, to measure again. `papermill notebooks/NN.ipynb out.ipynb -p images 8` by hand gives the same numbers.
+delete the folder, or give another --out, to measure again. By hand, `papermill notebooks/NN.ipynb out.ipynb -f notebooks/params/SCALE.yml` gives the
+same numbers.
 """
 
 from __future__ import annotations
 
+import ast
 import csv
 import hashlib
 import html
@@ -27,6 +31,7 @@ from tqdm import tqdm
 from .paths import REPOSITORY, write_text
 
 NOTEBOOKS = REPOSITORY / "notebooks"
+PARAMETERS = NOTEBOOKS / "params"
 SCALES = ("smoke", "laptop", "full")
 NOT_MEASURED = ("versions", "config", "parameters", "per_category", "dataset", "reference", "by_seed", "seed", "claims")
 COLUMNS = ("notebook", "parameters", "status", "seconds", "measure", "value")
@@ -59,16 +64,37 @@ def _weights(checkpoint: str | None) -> str | None:
     return None
 
 
+def read_scale(scale: str, folder: Path = PARAMETERS, notebooks: Path = NOTEBOOKS) -> list[Run]:
+    """The runs of a scale: those that grid.yml of `folder` lists for it, with the parameters of SCALE.yml that each notebook has.
+
+    Raises ValueError as `read_grid`, for a scale that either file lacks, and for a value of SCALE.yml that is a list or a mapping.
+    """
+    grid, file = _read(folder / "grid.yml"), folder / f"{scale}.yml"
+    if not isinstance(grid, dict) or scale not in grid:
+        raise ValueError(f"{folder / 'grid.yml'}: expected a list of runs for each scale, found none for {scale!r}")
+    shared = _read(file)
+    if not isinstance(shared, dict) or any(isinstance(value, (list, dict)) for value in shared.values()):
+        raise ValueError(f"{file}: expected one value for each parameter (grid.yml takes lists), got {shared!r:.120}")
+    return _runs(folder / "grid.yml", grid[scale], shared, notebooks)
+
+
 def read_grid(path: str | Path, notebooks: Path = NOTEBOOKS) -> list[Run]:
     """The runs of a YAML file: a list of {notebook, parameters, minutes}; every list among the parameters is expanded to a grid.
 
-    Raises ValueError for a file that is missing, is no YAML or of another form, for an unknown notebook or an empty list of values.
+    Raises ValueError for a file that is missing, is no YAML or of another form, for an unknown notebook or parameter, or an empty list of values.
     """
-    path = Path(path)
+    return _runs(Path(path), _read(Path(path)), {}, notebooks)
+
+
+def _read(path: Path):
     try:
-        entries = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
         raise ValueError(f"{path}: expected a YAML file of runs, got: {error}") from error
+
+
+def _runs(path: Path, entries, shared: dict, notebooks: Path) -> list[Run]:
+    """shared: parameters of all runs, of which each notebook is given those that it has and its entry does not."""
     if not isinstance(entries, list) or not entries:
         raise ValueError(f"{path}: expected a list of runs, each with `notebook` and `parameters`, got {entries!r:.80}")
     runs = []
@@ -86,11 +112,26 @@ def read_grid(path: str | Path, notebooks: Path = NOTEBOOKS) -> list[Run]:
         notebook = notebooks / f"{entry['notebook']}.ipynb"
         if not notebook.is_file():
             raise ValueError(f"{path}: no notebook {entry['notebook']!r} in {notebooks}")
-        values = [value if isinstance(value, list) else [value] for value in parameters.values()]
-        if not all(values):
+        own = parameters_of(notebook)
+        if unknown := set(parameters) - own:
+            raise ValueError(
+                f"{path}: {entry['notebook']} has no parameter {', '.join(sorted(unknown))}; it has {', '.join(sorted(own))}"
+            )
+        values = {key: value if isinstance(value, list) else [value] for key, value in parameters.items()}
+        values = {key: [value] for key, value in shared.items() if key in own and key not in values} | values
+        if not all(values.values()):
             raise ValueError(f"{path}: a parameter of {entry['notebook']} has an empty list of values")
-        runs += [Run(notebook, dict(zip(parameters, chosen)), float(minutes)) for chosen in itertools.product(*values)]
+        chosen = itertools.product(*values.values())
+        runs += [Run(notebook, dict(zip(values, own_values)), float(minutes)) for own_values in chosen]
     return runs
+
+
+def parameters_of(notebook: Path) -> set[str]:
+    """The names that a notebook's cell tagged `parameters` assigns."""
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    code = ["".join(cell["source"]) for cell in cells if "parameters" in cell["metadata"].get("tags", [])]
+    found = [node for node in ast.walk(ast.parse("\n".join(code))) if isinstance(node, ast.Name)]
+    return {node.id for node in found if isinstance(node.ctx, ast.Store)}
 
 
 def execute(run: Run, folder: Path) -> dict:

@@ -26,11 +26,17 @@ BENCHMARKS: dict[str, Callable[..., Iterator[dict]]] = {
 }
 
 
-def run(name: str, quick: bool = False, repeats: int | None = None, presets: Sequence[str] | None = None) -> dict:
+def run(
+    name: str,
+    quick: bool = False,
+    repeats: int | None = None,
+    presets: Sequence[str] | None = None,
+    images: int | None = None,
+) -> dict:
     """One of BENCHMARKS.
 
     quick: small sizes, for a look at what it prints. repeats: rounds, default 5 (quick: 2). presets: those that "model" measures, default
-    all three (quick: nano).
+    all three (quick: nano). images: of "evaluation", measure AP alone, of so many images, once.
 
     Returns {"benchmark", "quick", "rounds", "processor", "threads", "versions", "commit", "seconds", "rows", "notes"}. A row is {"what",
     "ours", "value", "reference", "reference_value", "unit", "ratio", "goal"}: a ratio > 1 says that ours is better (faster, smaller) by
@@ -41,12 +47,14 @@ def run(name: str, quick: bool = False, repeats: int | None = None, presets: Seq
         raise ValueError(f"unknown benchmark {name!r}; expected one of {', '.join(BENCHMARKS)}")
     if presets and name != "model":
         raise ValueError(f"presets belong to the benchmark 'model', not to {name!r}")
-    repeats = (2 if quick else 5) if repeats is None else repeats
+    if images is not None and (name != "evaluation" or images < 1):
+        raise ValueError(f"images, at least 1, belong to the benchmark 'evaluation', got {images} for {name!r}")
+    repeats = 1 if images else (2 if quick else 5) if repeats is None else repeats
     if repeats < 1:
         raise ValueError(f"repeats must be at least 1, got {repeats}")
     start = time.perf_counter()
     torch.manual_seed(0)
-    lines = BENCHMARKS[name](quick, repeats, **({"presets": presets} if presets else {}))
+    lines = BENCHMARKS[name](quick, repeats, **({"presets": presets} if presets else {"images": images} if images else {}))
     lines = list(tqdm(lines, desc=f"benchmark {name}", unit="row", leave=False, disable=None))
     code = describe_code()
     if importlib.util.find_spec("transformers"):

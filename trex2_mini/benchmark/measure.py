@@ -36,9 +36,9 @@ def row(
     }  # fmt: skip
 
 
-def interleaved(forms: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
+def interleaved(forms: dict[str, Callable[[], Any]], repeats: int, warm_up: bool = True) -> dict[str, float]:
     """Median seconds of each form: one warm-up each, then `repeats` rounds in which each runs once."""
-    for form in forms.values():
+    for form in forms.values() if warm_up else ():
         form()
     times: dict[str, list[float]] = {name: [] for name in forms}
     for _ in range(repeats):

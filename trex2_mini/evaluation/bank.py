@@ -29,6 +29,25 @@ def encode_in_batches(
             bar.update(len(samples))
 
 
+def draw_examples(reference: CocoDataset, names: Sequence[str], examples: int, seed: int) -> dict[int, list[int]]:
+    """{image id: labels that it is an example of}: for each of `names` that the reference set has, `examples` images that hold it.
+
+    Where fewer images hold it all are taken (spec section 9). A draw depends on the seed and the category's place in the reference set, not on
+    what else is asked for, and the draw of fewer examples is the beginning of the draw of more.
+    """
+    label_of = {name: label for label, name in enumerate(reference.names)}
+    holders: dict[int, set[int]] = defaultdict(set)  # category id -> image ids
+    for annotation in reference.coco["annotations"]:
+        if not annotation.get("iscrowd", 0) and min(annotation["bbox"][2:]) > 0:
+            holders[annotation["category_id"]].add(annotation["image_id"])
+    drawn: dict[int, list[int]] = defaultdict(list)
+    for label in sorted({label_of[name] for name in names if name in label_of}):
+        images = sorted(holders[reference.category_ids[label]])
+        for place in np.random.default_rng([seed, label]).permutation(len(images))[:examples]:
+            drawn[images[place]].append(label)
+    return drawn
+
+
 def visual_bank(
     detector: Detector,
     reference: CocoDataset,
@@ -38,24 +57,27 @@ def visual_bank(
     batch_size: int = 8,
     progress: bool = True,
 ) -> PromptBank:
-    """A name's V is the mean over `examples` reference images that hold it, each prompted with all its boxes of it.
+    """A name's V is the mean over `examples` reference images that hold it, each prompted with all its boxes of it (`draw_examples`).
 
-    Where fewer images hold it all are taken (spec section 9); a name without any is left out of the bank. Each
-    image is encoded once. A draw depends on the seed and the category's place in the reference set, not on what else is
-    asked for. Raises ValueError where no name has an example.
+    A name without any example is left out of the bank. Raises ValueError where no name has one.
     """
-    label_of = {name: label for label, name in enumerate(reference.names)}
-    holders: dict[int, set[int]] = defaultdict(set)  # category id -> image ids
-    for annotation in reference.coco["annotations"]:
-        if not annotation.get("iscrowd", 0) and min(annotation["bbox"][2:]) > 0:
-            holders[annotation["category_id"]].add(annotation["image_id"])
-    wanted: dict[int, list[int]] = defaultdict(list)  # image id -> labels that it is an example of
-    for label in sorted({label_of[name] for name in names if name in label_of}):
-        images = sorted(holders[reference.category_ids[label]])
-        for place in np.random.default_rng([seed, label]).permutation(len(images))[:examples]:
-            wanted[images[place]].append(label)
+    return visual_banks(detector, reference, names, [(examples, seed)], batch_size, progress)[0]
 
-    sums, counts = torch.zeros(len(reference.names), detector.config.model.dim), torch.zeros(len(reference.names), 1)
+
+def visual_banks(
+    detector: Detector,
+    reference: CocoDataset,
+    names: Sequence[str],
+    draws: Sequence[tuple[int, int]],
+    batch_size: int = 8,
+    progress: bool = True,
+) -> list[PromptBank]:
+    """The `visual_bank` of each (examples, seed) of `draws`; an image that several of them draw is encoded once."""
+    label_of = {name: label for label, name in enumerate(reference.names)}
+    drawn = [draw_examples(reference, names, examples, seed) for examples, seed in draws]
+    sums = torch.zeros(len(draws), len(reference.names), detector.config.model.dim)
+    counts = torch.zeros(len(draws), len(reference.names), 1)
+    wanted = {image: sorted(set().union(*(own.get(image, ()) for own in drawn))) for image in set().union(*drawn)}
     indices = [index for index, image in enumerate(reference.coco["images"]) if image["id"] in wanted]
     title = "embedding examples" if progress else None
     for samples, features in encode_in_batches(detector, reference, indices, batch_size, title):
@@ -70,11 +92,19 @@ def visual_bank(
         with torch.inference_mode():
             prompts = RegionPrompts.from_lists(regions, detector.device)
             vectors = detector.model.encode_visual(features, prompts).float().cpu()  # (B, C, D)
-        for labels, own in zip(shown, vectors):
-            sums[labels] += own[: len(labels)]
-            counts[labels] += 1
-    found = [name for name in names if name in label_of and counts[label_of[name]] > 0]
-    if not found:
-        raise ValueError(f"{reference.path} has no example of any of {list(names)[:5]} ...; name another reference set")
-    rows = [label_of[name] for name in found]
-    return PromptBank(found, sums[rows] / counts[rows])
+        for sample, labels, own in zip(samples, shown, vectors):
+            for draw, images in enumerate(drawn):
+                mine = [place for place, label in enumerate(labels) if label in images.get(sample.image_id, ())]
+                rows = [labels[place] for place in mine]
+                sums[draw, rows] += own[mine]
+                counts[draw, rows] += 1
+    banks = []
+    for total, count in zip(sums, counts):
+        found = [name for name in names if name in label_of and count[label_of[name]] > 0]
+        if not found:
+            raise ValueError(
+                f"{reference.path} has no example of any of {list(names)[:5]} ...; name another reference set"
+            )
+        rows = [label_of[name] for name in found]
+        banks.append(PromptBank(found, total[rows] / count[rows]))
+    return banks

@@ -1,0 +1,134 @@
+"""All protocols on the same images of a set, with several draws: what a table of the paper compares.
+
+`evaluate` measures one protocol at a time, from pictures to AP. Here every image, and every example of all draws, is encoded once, which is most
+of the work; the numbers are those of `evaluate`. All protocols are given the same categories: those that have an example in the reference set.
+
+    text, visual-g, mixed, visual-i, visual-i-others   as in protocols.py
+    points, points-others                              visual-i by centre points instead of boxes
+    echo, echo-others                                  the prompted box itself is the answer; no detector
+    template, features (and -others)                   the baselines of baselines.py, if asked for
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ..datasets.coco import CocoDataset, Sample
+from ..detector import Detector, PromptBank
+from ..model.image_encoder import ImageFeatures
+from .bank import visual_banks
+from .baselines import baseline_detections
+from .interactive import draw_prompts, echo_detections, only_others
+from .protocols import mixed, text, visual_generic, visual_interactive
+from .provenance import describe_code, describe_dataset
+from .region import region_ranks, region_scores
+from .trial import Answers, Trial, open_detector, opened
+
+
+@dataclass(frozen=True)
+class HeldTrial(Trial):
+    """A trial that encodes its images once, however often it is gone through; about 0.6 MB an image of `nano`."""
+
+    held: list[tuple[list[Sample], ImageFeatures]] = field(default_factory=list)
+
+    def batches(self) -> Iterator[tuple[list[Sample], ImageFeatures]]:
+        if not self.held:
+            self.held.extend(super().batches())
+        for samples, features in self.held:
+            yield samples, features
+            features.kept.clear()
+
+
+@dataclass
+class Together:
+    """What a detector answered on a set: {protocol: one Answers a draw} (text: one), the ranks of region classification, and where all comes from.
+
+    regions: {"region" or "region-visual": rows of `region_ranks`, a list a draw}; banks: visual-g's, one a draw.
+    """
+
+    dataset: CocoDataset
+    answers: dict[str, list[Answers]]
+    regions: dict[str, list[list[dict]]]
+    banks: list[PromptBank]
+    about: dict
+
+    def measured(self) -> dict[str, dict]:
+        """{protocol: {measure: mean over the draws}, with std {measure: standard deviation of a draw} where there are several, and per_category}."""
+        found = {name: [own.measure() for own in draws] for name, draws in self.answers.items()}
+        found |= {
+            name: [region_scores(rows, self.dataset.names) for rows in draws] for name, draws in self.regions.items()
+        }
+        return {name: averaged(draws) for name, draws in found.items()}
+
+
+def averaged(draws: Sequence[dict]) -> dict:
+    """The measures of several draws as one: means, and std (n - 1 in its denominator) where there are at least two."""
+    keys = [key for key, value in draws[0].items() if isinstance(value, float)]
+    known = {key: [own[key] for own in draws if own[key] is not None] for key in keys}
+    names = sorted(set().union(*(own["per_category"] for own in draws)))
+    each = {n: float(np.mean([own["per_category"][n] for own in draws if n in own["per_category"]])) for n in names}
+    result: dict = {key: float(np.mean(values)) for key, values in known.items()}
+    if len(draws) > 1:
+        result["std"] = {key: float(np.std(values, ddof=1)) for key, values in known.items() if len(values) > 1}
+    return result | {"draws": len(draws), "per_category": each}
+
+
+@torch.inference_mode()
+def together(
+    checkpoint: str | Path | Detector,
+    data: str | Path | CocoDataset,
+    reference: str | Path | CocoDataset = "emoji-reference",
+    *,
+    examples: int = 16,
+    draws: int = 3,
+    limit: int | None = None,
+    seed: int = 0,
+    baselines: Sequence[str] = (),
+    batch_size: int = 8,
+    progress: bool = True,
+) -> Together:
+    """Every protocol on the first `limit` images, with the seeds seed, ..., seed + draws - 1. Arguments as in `evaluate`.
+
+    Raises ValueError for a number under 1, and where no category has an example.
+    """
+    for what, number in {"examples": examples, "draws": draws, "limit": limit}.items():
+        if number is not None and number < 1:
+            raise ValueError(f"{what} must be at least 1, got {number}")
+    detector, weights = open_detector(checkpoint)
+    dataset, references = opened(data), opened(reference)
+    seeds = range(seed, seed + draws)
+    banks = visual_banks(detector, references, dataset.names, [(examples, s) for s in seeds], batch_size, progress)
+    labels = [label for label, name in enumerate(dataset.names) if name in banks[0].names]
+    ids = [dataset.category_ids[label] for label in labels]
+    trial = HeldTrial(detector, dataset, len(dataset.coco["images"][:limit]), batch_size, progress)
+
+    def given(detections: list[dict], truth: dict = dataset.coco) -> Answers:
+        return Answers(truth, detections, ids, trial.image_ids)
+
+    answers = {"text": [given(text(trial, labels))]}
+    answers["visual-g"] = [given(visual_generic(trial, labels, bank)) for bank in banks]
+    answers["mixed"] = [given(mixed(trial, labels, bank)) for bank in banks]
+    for s in seeds:
+        drawn = draw_prompts(dataset.coco, s, set(ids), set(trial.image_ids))
+        kinds = {"visual-i": visual_interactive(trial, drawn), "points": visual_interactive(trial, drawn, points=True)}
+        kinds["echo"] = echo_detections(drawn)
+        kinds |= {kind: baseline_detections(kind, dataset, drawn, trial.image_ids, progress) for kind in baselines}
+        for kind, detections in kinds.items():
+            truth, others, _ = only_others(dataset.coco, detections, drawn)
+            answers.setdefault(kind, []).append(given(detections))
+            answers.setdefault(f"{kind}-others", []).append(given(others, truth))
+    words = detector.model.encode_text([dataset.names[label] for label in labels])
+    regions = {"region": [region_ranks(trial, labels, words)]}
+    regions["region-visual"] = [region_ranks(trial, labels, bank.embeddings) for bank in banks]
+    about = {
+        "data": str(data) if isinstance(data, (str, Path)) else dataset.path.parent.name,
+        "images": trial.images, "prompts": len(labels), "examples": examples, "draws": draws, "seed": seed,
+        "without_examples": [name for name in dataset.names if name not in banks[0].names],
+        "dataset": describe_dataset(dataset), "reference": describe_dataset(references), **weights, **describe_code(),
+    }  # fmt: skip
+    return Together(dataset, answers, regions, banks, about)
