@@ -169,9 +169,9 @@ def main(arguments: list[str] | None = None) -> int:
     engine.add_argument("--shard", type=int, default=50, help="pictures a shard (default 50)")
     engine.add_argument("--workers", type=int, default=1, help="processes (default 1)")
     engine.add_argument("--truth", type=Path, help="a COCO file of what is really there: precision and recall")
-    engine.add_argument("--steps", type=int, default=120, help="effect: of each fine-tuning (default 120)")
+    engine.add_argument("--steps", type=int, default=60, help="effect: of each fine-tuning (default 60)")
     engine.add_argument("--seeds", type=int, nargs="+", default=[0, 1], help="effect: of the fine-tunings (default 0 1)")
-    engine.add_argument("--images", type=int, default=150, help="effect: of emoji-val, to measure on (default 150)")
+    engine.add_argument("--images", type=int, default=100, help="effect: of emoji-val, to measure on (default 100)")
     engine.add_argument("--json", type=Path, help="write the result here")
     engine.set_defaults(command_function=_engine)
 

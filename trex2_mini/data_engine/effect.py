@@ -73,10 +73,10 @@ def captioned_scenes(folder: Path, scenes: int, progress: bool = True) -> Path:
 def measure_effect(
     out: str | Path,
     checkpoint: str = "nano-emoji",
-    steps: int = 120,
+    steps: int = 60,
     seeds: Sequence[int] = (0, 1),
-    scenes: int = 600,
-    images: int = 150,
+    scenes: int = 300,
+    images: int = 100,
     workers: int = 1,
     resamples: int = 1000,
     progress: bool = True,
@@ -89,8 +89,8 @@ def measure_effect(
         workers: processes of the engines.
 
     Returns:
-        {"engines": {"text": counts and quality, "visual"}, "effect": [{"measure", "arm", "AP" (mean of the seeds), "by_seed", and, but for the start and
-        base, "difference", "low", "high" against base}], and what it was made with}
+        {"engines": {"text": counts and quality, "visual"}, "effect": [{"measure", "arm", "AP" (mean of the seeds), "by_seed", and of the two arms
+        with pseudo-labels "difference", "low", "high" against base}], and what it was made with}
     """
     began, out = time.perf_counter(), Path(out)
     made = {
@@ -175,7 +175,7 @@ def _fine_tuned(run: Path, checkpoint: str, data: list[str], steps: int, seed: i
     batches = open_batches(data, recipe.batch_size, recipe.seed, config.model.short_side, recipe.balance)
     trainer = Trainer(run, config, batches, batches.names, batches.trainable, pretrained=False)
     trainer.resume() if trainer.state_path.exists() else trainer.start_from(checkpoint)
-    trainer.train(save_every=40, progress=progress, workers=0)
+    trainer.train(save_every=10, progress=progress, workers=0)
     return run
 
 

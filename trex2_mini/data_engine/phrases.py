@@ -1,9 +1,9 @@
 """Captions to noun phrases, and the dictionary of frequent phrases that negatives are drawn from (paper, sections 3.3 and 3.4).
 
-The paper takes spaCy's noun chunks. With spaCy and an English model installed, so do we; otherwise a rule that needs no statistics: a phrase is what
-stands between words that cannot be part of one (prepositions, verbs of captions, punctuation), without its determiner. Either way phrases are lower case,
-without determiners, numbers and pronouns, and what only speaks of the picture ("a photo", "the left") is left out.
-The rule joins "statue of liberty", which spaCy's chunks part; it takes a verb that it does not know for a noun ("dog chases").
+The paper takes spaCy's noun chunks. With spaCy and an English pipeline installed, so do we; otherwise a rule that needs no statistics: a phrase is
+what stands between words that cannot be part of one (prepositions, verbs of captions, punctuation). Either way phrases are lower case, without
+determiners, numbers and pronouns, and what only speaks of the picture ("a photo", "the left") is left out. The rule keeps "statue of liberty"
+together, which spaCy's chunks part; it takes a verb that it does not know for a noun ("dog chases").
 """
 
 from __future__ import annotations

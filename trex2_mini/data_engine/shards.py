@@ -4,7 +4,7 @@
     OUT/shards/00000.json      [{"id", "height", "width", "labels"}] of the first `shard` pictures by id, and so on
     OUT/annotations.json, OUT/images/   the set, merged at the end
 
-A rerun makes the shards that are missing. Every process computes with one thread and a picture at a time, so the labels do not depend on their number.
+A rerun makes the shards that are missing. Every process computes with one thread, a picture at a time, so labels do not depend on their number.
 """
 
 from __future__ import annotations
@@ -54,7 +54,8 @@ def run_engine(
         workers: processes; 1: this one.
 
     Returns:
-        {"images": looked at, "kept": with labels, "boxes", "names": categories with boxes, "resumed": images whose shard was there, "unreadable": file names}
+        {"images": looked at, "kept": with labels, "boxes", "names": categories with boxes, "resumed": images whose shard was there,
+        "unreadable": file names}
 
     Raises:
         ValueError: no images, a threshold out of range, `out` was begun with other settings, or another process works there.
