@@ -22,13 +22,13 @@ from trex2_mini.data_engine import (
     pseudo_label_quality,
     run_engine,
 )
-from trex2_mini.data_engine.engines import boxes_of, phrases_of, read_captions, read_names
+from trex2_mini.data_engine.engines import boxes_of, phrases_of, read_captions, read_names, similarities
 from trex2_mini.data_engine.phrases import find_parser
 from trex2_mini.datasets.batches import DatasetBatches, open_batches
 from trex2_mini.datasets.check import check_pictures
 from trex2_mini.datasets.coco import open_dataset
 from trex2_mini.datasets.prompts import sample_names
-from trex2_mini.detector import Detections
+from trex2_mini.detector import Detections, Detector
 
 PICTURES = 7
 
@@ -159,35 +159,38 @@ def test_the_dictionary_holds_frequent_phrases():
 # one picture
 
 
-def test_the_text_engine_keeps_what_is_found_and_classified_so():
+def test_the_text_engine_keeps_what_is_found_and_alike(monkeypatch):
     samples = [squares(0)]
     own = [NAMES[label] for label in samples[0].labels]
     absent = next(name for name in NAMES if name not in own)
     engine = TextEngine({1: [*own, absent]}, score=0.5, similarity=0.5)
+
+    def alike(detector, encoded, boxes, phrases):
+        return detector.classify(encoded, boxes, phrases)[1]
+
+    monkeypatch.setattr("trex2_mini.data_engine.engines.similarities", alike)
     labels = engine.label(Oracle(samples), 1, samples[0].image)
     assert [label["name"] for label in labels] == own and labels[0]["score"] == labels[0]["similarity"] == 0.9
     x1, y1, x2, y2 = samples[0].boxes[0].tolist()
     assert labels[0]["bbox"] == [x1, y1, x2 - x1, y2 - y1]
     assert engine.label(Oracle(samples, score=0.4), 1, samples[0].image) == []
     assert engine.label(Oracle(samples, sure=0.4), 1, samples[0].image) == []
-    # detected as the absent colour, classified as its own: the filter takes it away
+    # detected as the absent colour, but more like its own: the filter takes it away
     wrong = Oracle(samples, confused={own[0]: absent})
     assert [label["name"] for label in engine.label(wrong, 1, samples[0].image)] == own[1:]
     assert engine.label(wrong, 2, samples[0].image) == [], "a picture without a caption"
 
 
-def test_the_dictionary_is_among_the_rivals():
-    samples = [squares(0)]
-    own = [NAMES[label] for label in samples[0].labels]
-    asked = []
-
-    class Asks(Oracle):
-        def classify(self, encoded, boxes, names):
-            asked.append(names)
-            return super().classify(encoded, boxes, names)
-
-    TextEngine({1: own, 2: ["owl"], 3: ["owl"], 4: ["cat"]}, more_than=1).label(Asks(samples), 1, samples[0].image)
-    assert asked == [[*own, "owl"]]
+def test_similarities_are_the_cosines_of_v_and_t():
+    detector, sample = Detector(seeded_model(), TINY, "cpu"), squares(0)
+    encoded = detector.encode(sample.image)
+    found = similarities(detector, encoded, sample.boxes, NAMES)
+    assert found.shape == (2, 4)
+    for box, row in zip(sample.boxes, found):
+        v = detector.embed({"it": [(encoded, [box])]}).embeddings[0]
+        for name, value in zip(NAMES, row):
+            t = detector.model.encode_text([name])[0]
+            assert abs(float(v @ t / (v.norm() * t.norm())) - value) < 1e-5
 
 
 def three_alike():
@@ -223,7 +226,7 @@ def test_the_visual_engine_names_and_completes():
 
 def run(captioned, checkpoint, out, workers=1, **options):
     images, folder, captions, head = read_captions(captioned)
-    settings = {"score": 0.0, "similarity": 0.0, "more_than": 1} | options
+    settings = {"score": 0.0, "similarity": -1.0, "more_than": 1} | options
     engine = TextEngine(phrases_of(captions), **settings)
     return run_engine(engine, images, folder, out, checkpoint, shard=3, workers=workers, progress=False, head=head)
 
@@ -334,8 +337,7 @@ def test_the_commands(captioned, checkpoint, tmp_path, capsys):
         str(out),
         "--parser",
         "rules",
-        "--similarity",
-        "0",
+        "--similarity=-1",
         "--limit",
         "3",
     ]

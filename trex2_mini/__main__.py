@@ -159,7 +159,7 @@ def main(arguments: list[str] | None = None) -> int:
     engine.add_argument("--out", type=Path, help="folder to write; a rerun goes on (default runs/engine-NAME)")
     engine.add_argument("--checkpoint", default="nano-emoji", help="a shipped name or a folder")
     engine.add_argument("--score", type=float, help="least score of a detection (default: text 0.2, visual 0.3)")
-    engine.add_argument("--similarity", type=float, default=0.1, help="text: least probability of a region's phrase (default 0.1)")
+    engine.add_argument("--similarity", type=float, default=0.8, help="text: least cosine of region and phrase (default 0.8)")
     engine.add_argument("--more-than", type=int, default=100, help="text: a phrase in more captions is a negative (default 100)")
     engine.add_argument("--parser", default="auto", help="text: auto, rules, or a pipeline of spaCy's such as en_core_web_sm")
     engine.add_argument("--names", type=Path, help="visual: a file with one name a line (default: the 390 trained emoji names)")

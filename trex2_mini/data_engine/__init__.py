@@ -5,9 +5,9 @@
     run_engine    either of them over many pictures: in shards, resumable, by several processes                        shards.py
     pseudo_label_quality   precision and recall of what came out, where the truth is known                             quality.py
 
-Where the paper uses other models we use our own: Grounding DINO's boxes are our detector's; the CLIP score of a region and a phrase is the phrase's
-probability in our region classification (V of the region, T of the phrase and of its rivals); and TAP's names come from there too. So an engine is as
-good as the checkpoint that it starts from, and its filter shares the detector's errors, as CLIP's would not.
+Where the paper uses other models we use our own: Grounding DINO's boxes are our detector's; the CLIP score of a region and a phrase is the cosine of
+V (the region as a visual prompt) and T (the phrase); TAP's names are our region classification. So an engine is as good as the checkpoint that it
+starts from, and its filter shares the detector's errors, as CLIP's would not. Captions as a whole are not filtered (the paper: CLIP score > 0.8).
 """
 
 from .engines import TextEngine, VisualEngine

@@ -10,20 +10,32 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torchvision.ops import box_iou
 
 from ..annotations import pictures_in
+from ..boxes import xyxy_to_normalized
 from ..datasets.coco import CocoDataset
-from ..detector import Detector
+from ..detector import Detector, EncodedImage
+from ..model.visual_prompt import RegionPrompts
 from .phrases import Parser, frequent_phrases, noun_phrases
 
 CAPTIONS = "captions.json"
+
+
+@torch.inference_mode()
+def similarities(detector: Detector, encoded: EncodedImage, boxes: np.ndarray, phrases: Sequence[str]) -> np.ndarray:
+    """Cosine of V of each region and T of each phrase: boxes [K, 4] (xyxy pixels) and P phrases -> [K, P]. In place of CLIP's score."""
+    normalized = xyxy_to_normalized(torch.as_tensor(boxes, dtype=torch.float32), encoded.height, encoded.width)
+    regions = [(box[None], torch.zeros(0, 2)) for box in normalized]
+    vectors = detector.model.encode_visual(encoded.features, RegionPrompts.from_lists([regions], detector.device))[0]
+    texts = detector.model.encode_text(phrases)
+    return F.cosine_similarity(vectors[:, None], texts[None], dim=-1).cpu().numpy()
 
 
 @dataclass(frozen=True)
@@ -32,14 +44,13 @@ class TextEngine:
 
     phrases     {image id: the noun phrases of its captions}
     score       least score of a detection by the text prompt
-    similarity  least probability of the phrase in the classification of the region among the picture's phrases and the dictionary's (the paper:
-                a CLIP score above 0.8). The plain cosine of V and T, CLIP's measure, says nothing that the score does not (notebook 16).
+    similarity  least cosine of V of the region and T of the phrase (the paper: a CLIP score above 0.8)
     more_than   phrases of more than so many pictures' captions are the dictionary, which training draws its negatives from (the paper: 100)
     """
 
     phrases: dict[int, list[str]]
     score: float = 0.2
-    similarity: float = 0.1
+    similarity: float = 0.8
     more_than: int = 100
     kind = "text"
 
@@ -47,13 +58,13 @@ class TextEngine:
     def names(self) -> list[str]:
         return sorted({phrase for own in self.phrases.values() for phrase in own})
 
-    @cached_property
+    @property
     def dictionary(self) -> dict[str, int]:
         """The frequent phrases; see `frequent_phrases`."""
         return frequent_phrases(self.phrases.values(), self.more_than)
 
     def label(self, detector: Detector, image_id: int, image: np.ndarray) -> list[dict]:
-        """What the detector finds of the picture's phrases, where the region is classified as the phrase. A region keeps one phrase, its best."""
+        """What the detector finds of the picture's phrases, where region and phrase are alike. A region keeps one phrase, the most similar."""
         phrases = self.phrases.get(image_id, [])
         if not phrases:
             return []
@@ -61,13 +72,12 @@ class TextEngine:
         found = detector.detect(encoded, text=phrases, score_threshold=self.score)
         if not len(found):
             return []
-        rivals = [*phrases, *(phrase for phrase in self.dictionary if phrase not in phrases)]
-        own = detector.classify(encoded, found.boxes, rivals)[1][:, : len(phrases)]  # (K, phrases)
-        alike = own[np.arange(len(found)), found.labels]
-        kept = (alike >= self.similarity) & (found.labels == own.argmax(1))
+        alike = similarities(detector, encoded, found.boxes, phrases)
+        own = alike[np.arange(len(found)), found.labels]
+        kept = (own >= self.similarity) & (found.labels == alike.argmax(1))
         return [
-            {"name": found.names[label], "bbox": _xywh(box), "score": _short(score), "similarity": _short(p)}
-            for box, label, score, p in zip(found.boxes[kept], found.labels[kept], found.scores[kept], alike[kept])
+            {"name": found.names[label], "bbox": _xywh(box), "score": _short(score), "similarity": _short(cosine)}
+            for box, label, score, cosine in zip(found.boxes[kept], found.labels[kept], found.scores[kept], own[kept])
         ]
 
 
@@ -213,7 +223,7 @@ def check_thresholds(engine: TextEngine | VisualEngine) -> None:
     """Raises ValueError for a threshold that cannot be meant."""
     limits: Sequence[tuple[str, float, float]] = (
         ("score", 0, 1),
-        ("similarity", 0, 1),
+        ("similarity", -1, 1),
         ("probability", 0, 1),
         ("same", 0, 1),
     )
