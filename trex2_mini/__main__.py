@@ -1,4 +1,4 @@
-"""The command line: `python -m trex2_mini {data,train,evaluate,detect,info,benchmark} --help`."""
+"""The command line: `python -m trex2_mini {data,engine,train,evaluate,detect,info,benchmark} --help`."""
 
 from __future__ import annotations
 
@@ -166,6 +166,34 @@ def main(arguments: list[str] | None = None) -> int:
     )
     export.add_argument("--text", default="", help="names whose embeddings are to go along, separated by commas")
     export.set_defaults(command_function=_export)
+
+    engine = commands.add_parser(
+        "engine", help="pseudo-labels: text (captioned pictures), visual (boxes without names); effect (AP with and without them)"
+    )
+    engine.add_argument("name", choices=["text", "visual", "effect"])
+    engine.add_argument(
+        "--data", metavar="NAME|FOLDER",
+        help="text: emoji-captions (default), a folder with captions.json and images/, pictures with .txt files, or a folder of pictures for each "
+        "category; visual: emoji-sa (default) or a set with boxes",
+    )  # fmt: skip
+    engine.add_argument("--out", type=Path, help="folder to write; a rerun goes on (default runs/engine-NAME)")
+    engine.add_argument("--checkpoint", default="nano-emoji", help="a shipped name or a folder")
+    engine.add_argument("--score", type=float, help="least score of a detection (default: text 0.2, visual 0.3)")
+    engine.add_argument("--similarity", type=float, default=0.8, help="text: least cosine of region and phrase (default 0.8)")
+    engine.add_argument("--more-than", type=int, default=100, help="text: a phrase in more captions is a negative (default 100)")
+    engine.add_argument("--parser", default="auto", help="text: auto, rules, or a pipeline of spaCy's such as en_core_web_sm")
+    engine.add_argument("--names", type=Path, help="visual: a file with one name a line (default: the 390 trained emoji names)")
+    engine.add_argument("--probability", type=float, default=0.3, help="visual: least of a box's name (default 0.3)")
+    engine.add_argument("--min-instances", type=int, default=2, help="visual: boxes of one name that keep a picture (default 2)")
+    engine.add_argument("--limit", type=int, help="only the first so many pictures")
+    engine.add_argument("--shard", type=int, default=50, help="pictures a shard (default 50)")
+    engine.add_argument("--workers", type=int, default=1, help="processes (default 1)")
+    engine.add_argument("--truth", type=Path, help="a COCO file of what is really there: precision and recall")
+    engine.add_argument("--steps", type=int, default=60, help="effect: of each fine-tuning (default 60)")
+    engine.add_argument("--seeds", type=int, nargs="+", default=[0, 1], help="effect: of the fine-tunings (default 0 1)")
+    engine.add_argument("--images", type=int, default=100, help="effect: of emoji-val, to measure on (default 100)")
+    engine.add_argument("--json", type=Path, help="write the result here")
+    engine.set_defaults(command_function=_engine)
 
     reproduce = commands.add_parser(
         "reproduce", help="run the reproduction notebooks over a grid of parameters; one table of what came out"
@@ -439,6 +467,46 @@ def _ablate(options: argparse.Namespace) -> None:
     for variant, measured in compare(results).items():
         shown = "; ".join(f"{m} {ap:.1f} ({d:+.1f} ± {half:.1f})" for m, (ap, d, half) in measured.items())
         print(f"{variant}: {shown}")
+
+
+def _engine(options: argparse.Namespace) -> None:
+    from .data_engine import effect, engines
+    from .data_engine.phrases import find_parser
+    from .data_engine.shards import run_engine
+    from .datasets.catalogue import load_catalogue
+    from .datasets.coco import open_dataset
+    from .datasets.emoji import EMOJI_SETS, make_emoji_set
+    from .paths import REPOSITORY
+
+    out = options.out or REPOSITORY / "runs" / f"engine-{options.name}"
+    if options.name == "effect":
+        result = effect.measure_effect(
+            out, options.checkpoint, options.steps, options.seeds, images=options.images, workers=options.workers
+        )
+    else:
+        score = {} if options.score is None else {"score": options.score}
+        if options.name == "text":
+            data = options.data or "emoji-captions"
+            images, folder, captions, head = engines.read_captions(make_emoji_set(data) if data in EMOJI_SETS else data)
+            parser, parse = find_parser(options.parser)
+            print(f"noun phrases by {parser}")
+            phrases = engines.phrases_of(captions, parse)
+            engine = engines.TextEngine(phrases, similarity=options.similarity, more_than=options.more_than, **score)
+            print(f"{len(engine.names)} phrases, {len(engine.dictionary)} of them in more than {options.more_than} captions")
+        else:
+            dataset = open_dataset(options.data or "emoji-sa")
+            images, folder = dataset.coco["images"], dataset.images
+            head = {key: dataset.coco[key] for key in ("info", "licenses") if key in dataset.coco}
+            names = engines.read_names(options.names) if options.names else [c.name for c in load_catalogue() if not c.novel]
+            kept = {"probability": options.probability, "min_instances": options.min_instances}
+            engine = engines.VisualEngine(engines.boxes_of(dataset), names, **kept, **score)
+        run = {"head": head, "shard": options.shard, "workers": options.workers}
+        result = run_engine(engine, images[: options.limit], folder, out, options.checkpoint, **run)
+        if options.truth:
+            result |= effect.qualities(out, options.truth)
+        print(f"set: {out}  (python -m trex2_mini data check {out})")
+    _write_json(options.json, result)
+    print(json.dumps(result, indent=2))
 
 
 def _export(options: argparse.Namespace) -> None:

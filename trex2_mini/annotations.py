@@ -53,7 +53,7 @@ def export(folder: str | Path, found: Found, format: str = "coco", pictures: str
         place = folder / {"coco": "images", "yolo": "images", "voc": "JPEGImages"}[format]
         place.mkdir(parents=True, exist_ok=True)
         for name in found:
-            _bring(Path(pictures) / name, place / name)
+            bring(Path(pictures) / name, place / name)
     return {"coco": _coco, "yolo": _yolo, "voc": _voc}[format](folder, found, names)
 
 
@@ -121,10 +121,11 @@ def _voc(folder: Path, found: Found, names: list[str]) -> Path:
     return folder / "Annotations"
 
 
-def _bring(source: Path, target: Path) -> None:
-    """Link a picture to its place in the set; a copy where the file system cannot link."""
+def bring(source: Path, target: Path) -> None:
+    """Link a picture to its place in a set, whose folder is made if missing; a copy where the file system cannot link."""
     if target.exists():
         return
+    target.parent.mkdir(parents=True, exist_ok=True)
     try:
         os.link(source, target)
     except OSError:

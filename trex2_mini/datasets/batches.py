@@ -78,7 +78,9 @@ class DatasetBatches:
     ):
         self.dataset, self.batch_size, self.seed, self.balance = dataset, batch_size, seed, balance
         self.short_side, self.least_visible, self.pasted = short_side, least_visible, pasted
-        self.names, self.trainable = dataset.names, list(range(len(dataset.names)))
+        self.names = dataset.names
+        # a data engine's rare phrases are no negatives: only those of its global dictionary are (paper, section 3.3)
+        self.trainable = [label for label, c in enumerate(dataset.categories) if c.get("negative", True)]
         self._label_of = {category: label for label, category in enumerate(dataset.category_ids)}
         self._annotations = dataset.annotations_by_image()
         index_of = {image["id"]: index for index, image in enumerate(dataset.coco["images"])}
