@@ -282,7 +282,7 @@ class PromptStudio(ipywidgets.VBox):
 
     def say(self, message: Any) -> None:
         """A line under the canvas."""
-        self.message.value = html.escape(str(message))
+        self.message.value = html.escape(str(message), quote=False)
 
     def _controls(self) -> list[ipywidgets.Widget]:
         """Make the controls and wire each to its method; classes begin with trex-studio-, for tests and CSS."""
