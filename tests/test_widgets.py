@@ -465,6 +465,7 @@ def test_everything_is_there_after_a_restart(studio, tmp_path):
     studio.collect()
     studio.accept_shown()
     studio.canvas.categories = [*studio.canvas.categories, {"name": "dog", "colour": "red"}]
+    studio.canvas.active = "dog"
     PromptBank(["cat"], torch.randn(1, 32)).save(tmp_path / "cat.safetensors")
     studio.load_bank(tmp_path / "cat.safetensors")
     studio.choose("b.png")
@@ -473,7 +474,7 @@ def test_everything_is_there_after_a_restart(studio, tmp_path):
     fresh = again(studio)
     assert fresh.current == "b.png" and fresh.canvas.prompts == studio.canvas.prompts and "went on" in fresh.message.value
     assert shown(fresh) == shown(studio) != []
-    assert fresh.canvas.categories == studio.canvas.categories
+    assert fresh.canvas.categories == studio.canvas.categories and fresh.canvas.active == "dog"
     assert [getattr(fresh, key).value for key in ("threshold", "beta", "workflow", "text")] == [0.45, 0.7, "mixed", "sun"]
     assert fresh.session.bank.examples == studio.session.bank.examples and len(fresh.gallery.children) == 2
     torch.testing.assert_close(fresh.session.bank.bank().embeddings, studio.session.bank.bank().embeddings)

@@ -24,7 +24,7 @@ const CSS = `
 .trex-canvas button[aria-pressed=true] { background: #1a5fb4; color: #fff; }
 .trex-canvas button.trex-category { border-left: 12px solid var(--colour); }
 .trex-canvas button[aria-disabled=true] { opacity: .45; cursor: default; }
-.trex-canvas input { width: 9em; min-height: 22px; font: inherit; color: inherit; background: var(--jp-layout-color1, #fff); }
+.trex-canvas input { width: 9em; min-height: 22px; border: 1px solid #8886; border-radius: 4px; font: inherit; color: inherit; background: var(--jp-layout-color1, #fff); }
 .trex-canvas :focus-visible { outline: 3px solid #f5a623; outline-offset: 1px; }
 .trex-stage { display: block; width: 100%; touch-action: none; user-select: none; background: #444; cursor: crosshair; }
 .trex-stage[data-tool=select] { cursor: default; } .trex-stage[data-tool=pan] { cursor: grab; }
@@ -35,14 +35,14 @@ const CSS = `
 .trex-cross { stroke: var(--colour); stroke-width: 1.5; fill: none; pointer-events: none; }
 .trex-mark { stroke: #fff; stroke-width: 2.5; pointer-events: none; }
 .trex-prompt[data-kind=point] .trex-shape { fill-opacity: .85; stroke: #fff; stroke-dasharray: none; }
-.trex-detection .trex-shape { fill-opacity: 0; stroke-width: 1.5; stroke-dasharray: 3 3; }
+.trex-detection .trex-shape { fill-opacity: 0; stroke-width: 2; stroke-dasharray: 5 3; }
 .trex-detection[data-state=accepted] .trex-shape { stroke-width: 3; stroke-dasharray: none; }
 .trex-detection[data-state=rejected] { opacity: .45; } .trex-detection[data-state=rejected] .trex-shape { stroke-dasharray: 1 5; }
 .trex-selected .trex-shape { stroke-width: 4; filter: drop-shadow(0 0 2px #fff); }
 .trex-handle { fill: #fff; stroke: #000; stroke-width: 1; }
 .trex-draft { fill: #fff3; stroke: #fff; stroke-width: 1.5; stroke-dasharray: 4 3; pointer-events: none; }
-.trex-status { min-height: 1.4em; } .trex-keys { margin: 2px 0; font-size: 12px; opacity: .85; } .trex-keys kbd { border: 1px solid #8888; padding: 0 3px; }
-.trex-text { max-height: 9em; overflow: auto; } .trex-text ol { margin: 0; padding-left: 2.4em; } .trex-text button { min-height: 22px; }
+.trex-status { min-height: 1.4em; margin-top: 5px; } .trex-keys { margin: 2px 0; font-size: 12px; opacity: .85; } .trex-keys kbd { border: 1px solid #8888; padding: 0 3px; }
+.trex-text { max-height: 9em; overflow: auto; } .trex-text ol { margin: 0; padding-left: 2.4em; } .trex-text ol:not(:empty)::before { content: attr(aria-label); margin-left: -2em; } .trex-text button { min-height: 22px; }
 .trex-item[aria-pressed=true] { font-weight: bold; }`;
 
 const KEYS = [["D", "draw: drag a box, click a point"], ["S", "select, move, resize"], ["H", "pan"], ["N", "positive or negative"],

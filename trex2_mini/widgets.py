@@ -267,7 +267,7 @@ class PromptStudio(ipywidgets.VBox):
 
     def _save(self) -> None:
         settings = {key: getattr(self, key).value for key in SETTINGS}
-        self.session.save({"categories": self.canvas.categories, "current": self.current, "settings": settings})
+        self.session.save({"categories": self.canvas.categories, "active": self.canvas.active, "current": self.current, "settings": settings})
 
     def _take_up(self, saved: dict[str, Any]) -> None:
         """What `_save` gave to the session."""
@@ -275,6 +275,7 @@ class PromptStudio(ipywidgets.VBox):
             getattr(self, key).value = saved["settings"][key]
         names = [category["name"] for category in saved["categories"]]
         self.canvas.categories = saved["categories"] + [c for c in self.canvas.categories if c["name"] not in names]
+        self.canvas.active = saved["active"]
         self.current = str(saved["current"])
 
     # ---- the controls
@@ -287,7 +288,7 @@ class PromptStudio(ipywidgets.VBox):
         """Make the controls and wire each to its method; classes begin with trex-studio-, for tests and CSS."""
         wide, one_line = {"flex": "1 1 16em", "width": "auto"}, {"continuous_update": False}
         self.chooser = ipywidgets.Dropdown(description="Image")
-        self.workflow = ipywidgets.ToggleButtons(options=WORKFLOWS, style={"button_width": "6.5em"})
+        self.workflow = ipywidgets.ToggleButtons(options=WORKFLOWS, style={"button_width": "7.5em"})
         self.text = ipywidgets.Text(description="Words", placeholder="cat, dog", layout=wide, **one_line)
         self.negative_text = ipywidgets.Text(description="Not meant", placeholder="words", layout=wide, **one_line)
         self.threshold = ipywidgets.FloatSlider(0.3, min=FLOOR, max=1, step=0.01, description="Threshold")
@@ -327,7 +328,7 @@ class PromptStudio(ipywidgets.VBox):
         self.upload.observe(self._when_user(self._take_uploads), "value")
         self.canvas.observe(self._when_user(self.answer), "prompts")
         self.canvas.observe(self._when_user(self._review), "detections")
-        self.canvas.observe(self._when_user(self._save), "categories")
+        self.canvas.observe(self._when_user(self._save), ["categories", "active"])
         rows = [
             [self.chooser, path, button["add"], self.upload],
             [self.workflow, self.threshold, self.beta],

@@ -23,7 +23,7 @@ from .trial import MAX_DETECTIONS, Answers
 
 NEGATIVES = 3  # of a prompt, at most
 BETA = 0.3  # T-Rex-Omni's
-BETAS = (0.1, 0.2, BETA, 0.5, 1.0)
+BETAS = (0.1, BETA, 1.0)
 
 
 def negatives(
@@ -41,13 +41,13 @@ def negatives(
     """Ask for those of `labels` that have look-alikes, on the first `limit` images, with up to `most` negatives a prompt.
 
     points: prompts and negatives are the centres of the boxes. threshold: from which score on an answer is found, or a false alarm.
-    resamples: for 95 % intervals of the differences.
+    resamples: for 95 % intervals of what negatives of beta = BETA gain.
 
     Returns:
         AP, AP50, AP75, of Visual-I with negatives of beta = BETA; AP_without, without them; AP_others, AP_others_without, the same for the instances
         that were not prompted (`only_others`; None where none is left); by_beta {beta: {AP, AP_others, found, alarms}}, "without" being one of
         them; found and alarms: percent of the asked instances, and of the look-alikes, with an answer of at least `threshold` at IoU >= 0.5.
-        With resamples also gain, gain_others {difference, low, high, ...}, of `bootstrap_difference`, for every beta.
+        With resamples also gain, gain_others {difference, low, high, ...}: AP - AP_without, by `bootstrap_difference`.
         images, prompts, negatives (mean number a prompt), prompted_with, threshold, categories, per_category {name: AP}.
 
     Raises ValueError where nothing has look-alikes, a threshold outside 0..1, more negatives than NEGATIVES.
@@ -83,21 +83,22 @@ def negatives(
     others = {beta: Answers(*only_others(truth, own, pairs)[:2], asked, ids) for beta, own in detections.items()}
     some_left = bool(others[None].truth["annotations"])
     scores = {beta: own.measure() for beta, own in whole.items()}
-    by_beta: dict[str, dict] = {}
-    for beta in detections:
-        row = {"AP": scores[beta]["AP"], "AP_others": others[beta].measure()["AP"] if some_left else None}
-        row |= _at_threshold(detections[beta], pairs, alike, held, threshold)
-        if resamples and beta is not None:
-            row["gain"] = bootstrap_difference(whole[beta], whole[None], resamples, seed)
-            if some_left:
-                row["gain_others"] = bootstrap_difference(others[beta], others[None], resamples, seed)
-        by_beta["without" if beta is None else str(beta)] = row
+    by_beta = {
+        "without" if beta is None else str(beta): {
+            "AP": scores[beta]["AP"],
+            "AP_others": others[beta].measure()["AP"] if some_left else None,
+            **_at_threshold(detections[beta], pairs, alike, held, threshold),
+        }
+        for beta in detections
+    }
+    gains = {"gain": whole, **({"gain_others": others} if some_left else {})} if resamples else {}
     return {
         **scores[BETA],
         "AP_without": by_beta["without"]["AP"],
         "AP_others": by_beta[str(BETA)]["AP_others"],
         "AP_others_without": by_beta["without"]["AP_others"],
         "by_beta": by_beta,
+        **{key: bootstrap_difference(own[BETA], own[None], resamples, seed) for key, own in gains.items()},
         "images": len(ids),
         "prompts": len(pairs),
         "negatives": float(np.mean([len(own) for own in shown.values()])),
