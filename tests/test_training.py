@@ -300,6 +300,11 @@ def test_the_command_line_refuses_to_overwrite_a_run(whole_run, tmp_path, capsys
         (["--set", "speed=3"], "expected KEY=VALUE"),
         (["--set", "steps=many"], "expected steps to be int"),
         (["--config", "nowhere.json"], "nowhere.json"),
+        pytest.param(
+            ["--device", "cuda"],
+            "no GPU was found",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is there"),
+        ),
     ],
 )
 def test_the_command_line_explains_mistakes(arguments, message, tmp_path, capsys):

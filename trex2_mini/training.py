@@ -246,6 +246,10 @@ class Trainer:
         self.run, self.config, self.batches, self.names = Path(run), config, batches, list(names)
         self.trainable = list(range(len(names))) if trainable is None else list(trainable)
         torch.manual_seed(config.train.seed)
+        if torch.device(device).type == "cuda" and not torch.cuda.is_available():
+            raise ValueError(
+                f"no GPU was found for device {device!r}; train on the CPU (--device cpu, slow), or look at nvidia-smi"
+            )
         self.parts = batch_parts(config.train)
         self.model = TRex2(config.model, pretrained).to(device).train()
         self.model.image_encoder.recompute = config.train.recompute
