@@ -74,7 +74,7 @@ def sessions(runtime: Any, folder: Path) -> dict[str, Any]:
 def example(sample: Any) -> tuple[torch.Tensor, RegionPrompts]:
     """A picture of a set at SIZE, [3, H, W] in 0..1, and one box of each category on it as prompts."""
     height, width = sample.image.shape[:2]
-    resized = np.asarray(Image.fromarray(sample.image).resize(SIZE[::-1]))
+    resized = np.array(Image.fromarray(sample.image).resize(SIZE[::-1]))
     image = torch.from_numpy(resized).permute(2, 0, 1).float() / 255
     first = np.unique(sample.labels, return_index=True)[1]
     x1, y1, x2, y2 = torch.from_numpy(sample.boxes[first] / np.array([width, height] * 2, np.float32)).unbind(-1)
