@@ -15,7 +15,7 @@ from tiny import TINY, picture, seeded_model
 
 from trex2_mini import benchmark, config
 from trex2_mini.__main__ import main
-from trex2_mini.benchmark import attention, evaluation, measure, model, training
+from trex2_mini.benchmark import attention, evaluation, measure, model, onnx, training
 from trex2_mini.benchmark.measure import interleaved, peak_memory, replaced, row, timed
 from trex2_mini.detector import Detector
 from trex2_mini.evaluation.metrics import coco_ap
@@ -27,6 +27,7 @@ REFERENCES = {
     "model": {"full pass", "1 prompt", "192x192", "batch 1"},
     "training": {"transformers' attention", "bfloat16 (amp)", "channels first"},
     "evaluation": {"a pass a prompt", "plain pycocotools: all 12 numbers"},
+    "onnx": {"PyTorch"},
     "soak": {"after warm-up"},
     "interaction": {"encode and answer", "limit", "a further box"},
 }
@@ -42,6 +43,7 @@ def tiny_preset(monkeypatch):
     tiny = dataclasses.replace(real, model=small)
     for module in (model, training):
         monkeypatch.setattr(module, "preset", lambda name: tiny)
+    monkeypatch.setattr(onnx, "load", lambda: Detector(seeded_model(), TINY, "cpu"))
 
 
 @pytest.mark.parametrize("name", REFERENCES)
@@ -56,6 +58,9 @@ def test_quick_run_gives_figures_beside_their_references(name, tiny_preset, tmp_
     for line in compared:
         gain = line["value"] / line["reference_value"]
         assert line["ratio"] == pytest.approx(gain if "/s" in line["unit"] else 1 / gain)
+    if name == "onnx":
+        same = result["rows"][0]
+        assert same["value"] == same["reference_value"] and f"({same['value']})" in same["ours"]
     if name == "training":  # the parts add up to the step
         parts = {line["what"].removeprefix("by part: "): line for line in result["rows"] if "by part" in line["what"]}
         assert {"backbone", "decoder", "matching", "losses", "backward", "optimizer"} <= set(parts)

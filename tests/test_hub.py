@@ -9,6 +9,7 @@ import pytest
 from huggingface_hub import HfApi
 from tiny import TINY, seeded_model, squares
 
+from trex2_mini import hub
 from trex2_mini.checkpoint import CheckpointError
 from trex2_mini.detector import Detector
 from trex2_mini.hub import SharedDetector
@@ -64,3 +65,37 @@ def test_not_ours(detector, tmp_path):
         SharedDetector.from_pretrained(tmp_path / "empty")
     with pytest.raises(CheckpointError, match="could not be had"):
         SharedDetector.from_pretrained("nobody/nothing", local_files_only=True, cache_dir=tmp_path)
+    with pytest.raises(CheckpointError, match="expected a folder, or owner/name"):
+        SharedDetector.from_pretrained(None)
+    detector.save_pretrained(tmp_path / "wrong")
+    (tmp_path / "wrong" / "config.json").write_text(TINY.to_json().replace('"dim": 32', '"dim": 33'))
+    with pytest.raises(ValueError, match="multiple of 4"):
+        SharedDetector.from_pretrained(tmp_path / "wrong")
+
+
+def test_from_the_cache_and_private(detector, monkeypatch, tmp_path):
+    """What was once fetched loads without a network; the token and revision of a private repository reach the Hub's client."""
+    snapshot = tmp_path / "models--someone--tiny" / "snapshots" / ("a" * 40)
+    detector.save_pretrained(snapshot)
+    (tmp_path / "models--someone--tiny" / "refs").mkdir()
+    (tmp_path / "models--someone--tiny" / "refs" / "main").write_text("a" * 40)
+    found = SharedDetector.from_pretrained("someone/tiny", local_files_only=True, cache_dir=tmp_path, device="cpu")
+    assert found.config == TINY
+    asked = {}
+    monkeypatch.setattr(hub, "snapshot_download", lambda repo, **given: asked.update(given, repo=repo) or str(snapshot))
+    SharedDetector.from_pretrained("someone/private", token="hf_secret", revision="v1")
+    assert asked["repo"] == "someone/private" and asked["token"] == "hf_secret" and asked["revision"] == "v1"
+    assert set(asked["allow_patterns"]) == {"config.json", "model.safetensors"}
+
+
+@pytest.mark.parametrize("name", ["noslash", "a/b/c", "", "/", None])
+def test_push_needs_owner_and_name(detector, name):
+    with pytest.raises(ValueError, match="owner/name"):
+        detector.push_to_hub(name)
+
+
+def test_push_that_fails(detector, monkeypatch):
+    """Whatever the Hub's client raises, the message says what to check."""
+    monkeypatch.setattr(HfApi, "create_repo", lambda *_, **__: (_ for _ in ()).throw(OSError("no route")))
+    with pytest.raises(ValueError, match=r"could not be written.*no route.*hf auth login"):
+        detector.push_to_hub("someone/tiny")

@@ -289,10 +289,11 @@ def test_newocean(pair, tmp_path, capsys):
     config = replace(pair[1].image_encoder.config, prompt_ffn_dim=64)
     tensors, ours = newocean(config), TRex2(config, pretrained=False).eval()
     report = warm_start(ours, tensors)
-    new = {name for name in report.new if not name.startswith(("text_prompt_encoder", "visual_prompt_encoder"))}
-    assert {n for n in new if "relative_position_index" not in n} <= {
-        "box_decoder.logit_bias", "box_decoder.norm.weight", "box_decoder.norm.bias", "denoising.weight", "denoising.bias"
-    } | {name for name in new if name.startswith(("denois", "token_"))}  # fmt: skip
+    new = {name.rpartition(".")[0] or name for name in report.new if not name.startswith("text_") and "_index" not in name}
+    prompts = {"box_position", "point_position", "box_query", "point_query"}
+    assert new == {"box_decoder", "box_decoder.norm", "denoising.content", "visual_prompt_encoder"} | {
+        f"visual_prompt_encoder.{name}" for name in prompts
+    }
     own = ours.state_dict()
     swin = "image_encoder.backbone"
     for theirs, name in {

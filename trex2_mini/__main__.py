@@ -228,7 +228,9 @@ def main(arguments: list[str] | None = None) -> int:
     info.set_defaults(command_function=_info)
 
     benchmark = commands.add_parser("benchmark", help="speed, as ratios against named references in the same run")
-    benchmark.add_argument("name", choices=["attention", "model", "training", "evaluation", "interaction", "soak"])
+    benchmark.add_argument(
+        "name", choices=["attention", "model", "training", "evaluation", "interaction", "onnx", "soak"]
+    )
     benchmark.add_argument("--quick", action="store_true", help="small sizes and few rounds: a look, not a measurement")
     benchmark.add_argument("--repeats", type=int, metavar="N", help="rounds of the median (default 5)")
     benchmark.add_argument(

@@ -164,11 +164,11 @@ _RANGES = {  # of numbers, both ends included; others are finite and at least 0.
 def _check(config: Any) -> None:
     """Types and ranges of a dataclass's fields. Raises ValueError that names the field."""
     for field_ in dataclasses.fields(config):
-        name, value, kinds = f"{type(config).__name__}.{field_.name}", getattr(config, field_.name), _KINDS.get(str(field_.type))
-        if kinds is None:  # tuple[int, ...]
+        name, value = f"{type(config).__name__}.{field_.name}", getattr(config, field_.name)
+        if field_.type == "tuple[int, ...]":
             if not isinstance(value, tuple) or not 1 <= len(value) <= 8 or not all(type(v) is int for v in value):
                 raise ValueError(f"{name}: expected a list of 1 to 8 integers, got {value!r:.80}")
-        elif not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+        elif not isinstance(value, _KINDS[str(field_.type)]) or (isinstance(value, bool) and field_.type != "bool"):
             raise ValueError(f"{name}: expected {field_.type}, got {value!r:.80}")
         low, high = _RANGES.get(field_.name, (0, sys.float_info.max))
         for number in value if isinstance(value, tuple) else [value]:

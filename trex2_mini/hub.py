@@ -35,11 +35,13 @@ class SharedDetector(
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **options: Any) -> SharedDetector:
         """A folder, or owner/name on the Hub; options are the mixin's, and `device`. Raises CheckpointError where there is none."""
+        if not isinstance(pretrained_model_name_or_path, (str, Path)):
+            raise CheckpointError(f"expected a folder, or owner/name on the Hub, got {pretrained_model_name_or_path!r:.80}")
         try:
             return super().from_pretrained(pretrained_model_name_or_path, **options)
-        except CheckpointError:
-            raise
         except Exception as error:  # huggingface_hub and its HTTP client raise many kinds
+            if isinstance(error, CheckpointError) or Path(pretrained_model_name_or_path).is_dir():
+                raise  # of a folder: what is wrong with its files
             raise CheckpointError(
                 f"{str(pretrained_model_name_or_path)!r} is no folder here and could not be had from the Hugging Face Hub "
                 f"({type(error).__name__}: {error}). Check the name, the network and, for a private one, `hf auth login`"
@@ -73,5 +75,16 @@ class SharedDetector(
         return cls.load(folder, device)
 
     def push_to_hub(self, repo_id: str, *, private: bool = True, **options: Any) -> str:
-        """Upload to owner/name; private unless `private=False`. Other options are the mixin's. Returns the commit's address."""
-        return super().push_to_hub(repo_id, private=private, **options)
+        """Upload to owner/name; private unless `private=False`. Other options are the mixin's (token=...). Returns the commit's address.
+
+        Raises ValueError for another form of name, and where the upload fails (no network, not logged in, no right to write there).
+        """
+        if not isinstance(repo_id, str) or len([part for part in repo_id.split("/") if part]) != 2:
+            raise ValueError(f"expected the name of a repository as owner/name, got {repo_id!r}")
+        try:
+            return super().push_to_hub(repo_id, private=private, **options)
+        except Exception as error:  # huggingface_hub and its HTTP client raise many kinds
+            raise ValueError(
+                f"{repo_id!r} could not be written on the Hugging Face Hub ({type(error).__name__}: {error}). Check the network and "
+                "`hf auth login`; save_pretrained(folder) needs neither"
+            ) from error

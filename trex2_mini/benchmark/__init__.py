@@ -16,13 +16,14 @@ import torch
 from tqdm import tqdm
 
 from ..evaluation.provenance import describe_code
-from . import attention, evaluation, interaction, model, soak, training
+from . import attention, evaluation, interaction, model, onnx, soak, training
 from .measure import processor
 from .model import PAPER_TABLE_7
 
 __all__ = ["BENCHMARKS", "PAPER_TABLE_7", "as_table", "run"]
 BENCHMARKS: dict[str, Callable[..., Iterator[dict]]] = {
-    module.__name__.rpartition(".")[2]: module.rows for module in (attention, model, training, evaluation, interaction, soak)
+    module.__name__.rpartition(".")[2]: module.rows
+    for module in (attention, model, training, evaluation, interaction, onnx, soak)
 }
 
 
