@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from trex2_mini.checkpoint import save_model
 from trex2_mini.data_engine import (
     TextEngine,
     VisualEngine,
+    effect,
     frequent_phrases,
     noun_phrases,
     pseudo_label_quality,
@@ -412,3 +414,28 @@ def test_threads_are_given_back(captioned, checkpoint, tmp_path):
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
+
+
+# the effect
+
+
+@pytest.mark.slow
+def test_the_effect_is_measured_in_three_arms_and_goes_on(checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr(effect, "TextEngine", partial(TextEngine, score=0.0, similarity=-1.0))
+    monkeypatch.setattr(effect, "VisualEngine", partial(VisualEngine, probability=0.0, score=0.9))
+    options = {"steps": 1, "seeds": [0], "scenes": 4, "images": 8, "resamples": 5, "progress": False}
+    result = effect.measure_effect(tmp_path, str(checkpoint), **options)
+    rows = {(row["measure"], row["arm"]): row for row in result["effect"]}
+    arms = {arm for _, arm in rows}
+    assert arms == {"start", "base", "+text", "+visual"} and len(rows) == 5 * len(arms)
+    for (_, arm), row in rows.items():
+        assert 0 <= row["AP"] <= 100 and len(row["by_seed"]) == 1
+        assert ("difference" in row) == (arm in ("+text", "+visual"))
+    trained = json.loads((tmp_path / "+text-0" / "config.json").read_text())["train"]
+    assert trained["steps"] == 1 and trained["batch_size"] == effect.RECIPE["batch_size"]
+    words = {c["name"] for c in open_dataset(str(tmp_path / "captioned")).categories}
+    assert {"dairy cow", "bengal tiger", "rat"} <= words and "tiger" not in words  # synonyms, where there are any
+    # nothing is made or trained twice
+    made = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.safetensors")}
+    assert effect.measure_effect(tmp_path, str(checkpoint), **options)["effect"] == result["effect"]
+    assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.safetensors")} == made
