@@ -150,7 +150,7 @@ def over_sets(values: Sequence[float], resamples: int, statistic: Callable = np.
 
 
 def over_seeds(more: Sequence[float], less: Sequence[float]) -> Compared | None:
-    """Two trained variants, one number a seed each, with Student's interval of their difference as `ablations.compare` has it. None under two seeds."""
+    """Two trained variants, one number a seed each, with Student's interval of their difference (as `ablations.compare`). None under two."""
     differences = np.asarray(more, dtype=float) - np.asarray(less, dtype=float)
     count = len(differences)
     if count < 2:
