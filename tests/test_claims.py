@@ -10,6 +10,7 @@ import torch
 from test_evaluation import write_set
 from test_protocols import Colours
 
+from trex2_mini import claims
 from trex2_mini.claims import (
     NOT_REPRODUCED,
     NOT_TESTABLE,
@@ -94,7 +95,14 @@ def test_numbers_must_be_positive(data):
         together(Painter(), data, data, draws=0)
 
 
-def test_resampled_differences_are_those_of_the_bootstrap(found):
+def test_too_few_images_are_not_resampled(found):
+    """Four of the pictures hold anything, which is fewer than five."""
+    own = Resampled(found, 5)
+    assert np.isnan(own.ap("visual-i")).all() and compared(own.ap("visual-i"), own.ap("echo"), "images") is None
+
+
+def test_resampled_differences_are_those_of_the_bootstrap(found, monkeypatch):
+    monkeypatch.setattr(claims, "FEWEST", 1)
     own = Resampled(found, 50, seed=1)
     difference = own.ap("visual-i") - own.ap("echo")
     expected = bootstrap_difference(found.answers["visual-i"], found.answers["echo"], 50, seed=1)
@@ -141,8 +149,8 @@ class Fixed:
         return np.full(4, 50.0)
 
 
-def table(ablations=()):
-    wild = [{"visual-g": {"AP": 2.0}, "text": {"AP": 1.0}}] * 3
+def table(ablations=(), sets=5):
+    wild = [{"visual-g": {"AP": 2.0}, "text": {"AP": 1.0}}] * sets
     return findings(Fixed(), Fixed(), wild, {n: np.full(4, 10.0) for n in (1, 16, 64)}, np.full(5, 20.0), [], ablations)
 
 
@@ -157,6 +165,8 @@ def test_every_finding_holds_in_the_paper():
     assert known["... and the median over sets"].verdict == REPRODUCED
     assert all(own.remark for own in rows if own.verdict != REPRODUCED)
     assert known["Alignment lifts text (LVIS)"].verdict == NOT_TESTABLE
+    known = {own.statement: own for own in table(sets=4)}
+    assert known["... and the median over sets"].remark == "needs at least 5 images or sets that hold what it is about"
 
 
 def test_ablations_are_compared_by_seed(tmp_path):

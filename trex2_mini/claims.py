@@ -49,6 +49,7 @@ VARIANT_OF = {  # training in table 4 -> variant of ablations.py
     "text only": "text only",
     "visual only": "visual only",
 }
+FEWEST = 5  # images or sets: of fewer a bootstrap says nothing
 NUMBERS = (1, 2, 4, 8, 16, 32, 64)  # of prompts; the paper's table 5 has 1, 4, 16, 32 and 64
 
 
@@ -118,15 +119,15 @@ class Resampled:
         self.ap = lru_cache(None)(self._ap)
 
     def _ap(self, protocol: str, group: str = "all") -> np.ndarray:
-        """AP of a group: all, trained, or LVIS's r, c or f. NaN where the images hold none of it."""
+        """AP of a group: all, trained, or LVIS's r, c or f. NaN where fewer than FEWEST images hold any of it."""
         kinds = {"all": lambda c: True, "trained": lambda c: not c["novel"]}
         wanted = kinds.get(group, lambda c: c["frequency"] == group)
         own = {category["id"] for category in self.found.dataset.categories if wanted(category)}
         draws = []
         for answers in self.found.answers[protocol]:
             ids = [category for category in answers.category_ids if category in own]
-            held = {a["category_id"] for a in answers.truth["annotations"] if a["image_id"] in set(self.image_ids)}
-            if not held & set(ids):
+            wanted_here = (a["image_id"] for a in answers.truth["annotations"] if a["category_id"] in set(ids))
+            if len(set(wanted_here) & set(self.image_ids)) < FEWEST:
                 return np.full(len(self.weights), np.nan)
             draws.append(Matched(dataclasses.replace(answers, category_ids=ids)).ap(self.weights))
         return np.mean(draws, axis=0)
@@ -149,7 +150,7 @@ def over_sets(values: Sequence[float], resamples: int, statistic: Callable = np.
 
 
 def over_seeds(more: Sequence[float], less: Sequence[float]) -> Compared | None:
-    """Two trained variants, one number a seed each, with Student's interval of their difference as `ablations.compare` has it. None under two seeds."""
+    """Two trained variants, one number a seed each, with Student's interval of their difference (as `ablations.compare`). None under two."""
     differences = np.asarray(more, dtype=float) - np.asarray(less, dtype=float)
     count = len(differences)
     if count < 2:
@@ -310,7 +311,7 @@ def findings(
     resamples, c, v, r, f = len(coco.weights) - 1, "coco_val_ap", "lvis_val_ap", "lvis_val_apr", "lvis_val_apf"
 
     def add(statement: str, source: str, paper: tuple[float, float] | None, ours: Compared | None, why: str = "") -> None:
-        nothing = "the chosen images hold nothing to measure it on"
+        nothing = f"needs at least {FEWEST} images or sets that hold what it is about"
         found.append(Finding(statement, source, paper, ours, "" if ours else why or nothing))
 
     def table(number: int, column: str, **row) -> float:
@@ -326,7 +327,8 @@ def findings(
 
     def sets(statistic: Callable) -> Compared | None:
         more, less = ([own[name]["AP"] for own in wild] for name in ("visual-g", "text"))
-        return compared(*(over_sets(own, resamples, statistic) for own in (more, less)), f"{len(wild)} sets")
+        spread = (over_sets(own, resamples, statistic) for own in (more, less))
+        return compared(*spread, f"{len(wild)} sets") if len(wild) >= FEWEST else None
 
     def lead(group: str) -> np.ndarray:
         return lvis.ap("text", group) - lvis.ap("visual-g", group)
