@@ -127,8 +127,9 @@ class Person:
         self.until_idle()
 
     def look(self, name: str) -> None:
-        """Keep a picture of the studio."""
-        self.studio.screenshot(path=PICTURES / f"{name}.png")
+        """Keep a picture of the screen, the studio at its top."""
+        self.studio.evaluate("studio => studio.scrollIntoView({block: 'start'})")
+        self.page.screenshot(path=PICTURES / f"{name}.png")
 
     @property
     def studio(self):
@@ -179,11 +180,11 @@ def person(lab) -> Iterator[Person]:
     PICTURES.mkdir(parents=True)
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        page = browser.new_page(viewport={"width": 1280, "height": 1400})
+        page = browser.new_page(viewport={"width": 1280, "height": 1100})
         try:
             yield Person(page, address)
         finally:
-            page.screenshot(path=PICTURES / "last.png")
+            page.screenshot(path=PICTURES / "last.png")  # of a failure, too
             browser.close()
 
 
