@@ -34,11 +34,16 @@ pytestmark = pytest.mark.skipif(not CHROMIUM, reason="no Chromium: apt-get insta
 NOTEBOOK = REPOSITORY / "notebooks" / "12_interactive_prompting.ipynb"
 SMALL = {"user_scenes": 1}  # its parameters, for speed
 PICTURES = REPOSITORY / "runs" / "browser"
-ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
-ARGUMENTS += ["--disable-component-update", "--disable-sync"]
+QUIET = "--disable-background-networking --disable-component-update --disable-sync --disable-quic --no-first-run"
+ARGUMENTS = [
+    *QUIET.split(),
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+]  # containers: root, no GPU, little memory there
 # four of a kind, found with scores of 0.66 to 0.41, and what nano-emoji takes for a fifth, 0.34
 PICTURE, KIND, LOOKS_LIKE_IT = "00010.jpg", "pill", "bandage"
-PATIENCE = 240  # seconds for any one step: two busy cores are slow
+PATIENCE = 300  # seconds for any one step: two busy cores are slow
 CODE = "jupyterapp.shell.currentWidget.model.sharedModel.cells.filter(cell => cell.cell_type === 'code')"
 
 
@@ -127,8 +132,9 @@ class Person:
         self.until_idle()
 
     def look(self, name: str) -> None:
-        """Keep a picture of the studio."""
-        self.studio.screenshot(path=PICTURES / f"{name}.png")
+        """Keep a picture of the screen, the studio at its top."""
+        self.studio.evaluate("studio => studio.scrollIntoView({block: 'start'})")
+        self.page.screenshot(path=PICTURES / f"{name}.png")
 
     @property
     def studio(self):
@@ -179,11 +185,11 @@ def person(lab) -> Iterator[Person]:
     PICTURES.mkdir(parents=True)
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        page = browser.new_page(viewport={"width": 1280, "height": 1400})
+        page = browser.new_page(viewport={"width": 1280, "height": 1100})
         try:
             yield Person(page, address)
         finally:
-            page.screenshot(path=PICTURES / "last.png")
+            page.screenshot(path=PICTURES / "last.png")  # of a failure, too
             browser.close()
 
 
@@ -210,6 +216,7 @@ def boxes_of(kind: str) -> list[list[float]]:
     return sorted(([x, y, x + w, y + h] for x, y, w, h in own), key=lambda b: (b[0] - b[2]) * (b[3] - b[1]))
 
 
+@pytest.mark.slow
 def test_draw_look_refine_keep(lab, person):
     _, folder = lab
     find, page = person.find, person.page

@@ -383,7 +383,7 @@ function render({ model, el }) {
     stage.setAttribute("viewBox", view.join(" "));
     stage.dataset.tool = tool;
     stage.style.aspectRatio = `${w} / ${h}`;
-    stage.style.maxWidth = `min(${Math.max(w, 640)}px, ${(75 * w) / h}vh)`;
+    stage.style.maxWidth = `min(${Math.max(w, 640)}px, ${(62 * w) / h}vh)`;
     stage.setAttribute("aria-label", `Image of ${w} by ${h} pixels, ${prompts.length} prompts, ${detections.length} detections`);
     layers.detections.replaceChildren(...bySize(detections).map(detectionShape));
     layers.prompts.replaceChildren(...bySize(prompts).map(promptShape));
