@@ -587,6 +587,7 @@ def fscd(**files) -> dict[str, bytes]:
 
 POINTS, SPLITS, COUNT = "annotation_FSC147_384.json", "Train_Test_Val_FSC_147.json", FSCD["count_test.json"]
 DEEP = b"[" * 100_000
+READ_CONFIG = lambda folder: Config.load(folder / "config.json")  # noqa: E731
 FINDINGS = {  # what the first runs found: files, and what is opened
     "LVIS without coco_url": (lvis(changed(LVIS, "images", 0, {"id": 1})), "lvis-val"),
     "LVIS, coco_url out of its folder": (lvis(changed(LVIS, "images", 0, "coco_url", "http://x/../outside.jpg")), "lvis-val"),
@@ -610,8 +611,8 @@ FINDINGS = {  # what the first runs found: files, and what is opened
     "FSCD-LVIS, category_id": (fscd(instances_test=changed(COCO, "annotations", 0, {"image_id": 1})), CountingDataset),
     "FSCD-LVIS, id": (fscd(instances_test=changed(COCO, "categories", 0, "id", {})), CountingDataset),
     "a grid, no UTF-8": ({"grid.yml": b"\xac"}, lambda folder: read_grid(folder / "grid.yml", folder)),
-    "a configuration, no UTF-8": ({"config.json": TINY.to_json().encode().replace(b"tiny", b"\xc6")[:-9]}, lambda folder: Config.load(folder / "config.json")),
-    "a configuration, deep": ({"config.json": DEEP}, lambda folder: Config.load(folder / "config.json")),
+    "a configuration, no UTF-8": ({"config.json": TINY.to_json().encode().replace(b"tiny", b"\xc6")}, READ_CONFIG),
+    "a configuration, deep": ({"config.json": DEEP}, READ_CONFIG),
 }  # fmt: skip
 
 
@@ -628,7 +629,10 @@ def test_findings_in_files(place, files, open_):
     assert_ours(caught.value)
 
 
-@pytest.mark.parametrize("line", [b"\x9a", b"null", b'{"file": "1.png"}', b'{"file": "1.png", "size": [9, 9], "names": [], "boxes": [[1, 1, 2, 2]], "scores": [1], "labels": [0]}', DEEP])  # fmt: skip
+RECORD = {"file": "1.png", "size": [9, 9], "names": [], "boxes": [[1, 1, 2, 2]], "scores": [1], "labels": [0]}  # a label without a name
+
+
+@pytest.mark.parametrize("line", [b"\x9a", b"null", b'{"file": "1.png"}', as_json(RECORD), DEEP], ids=lambda line: str(line[:20]))
 def test_findings_in_half_done_folders(detector, place, line):
     """The file is left as it is: its owner decides."""
     pictures(place / "in")
