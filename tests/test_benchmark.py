@@ -44,6 +44,7 @@ def tiny_preset(monkeypatch):
     for module in (model, training):
         monkeypatch.setattr(module, "preset", lambda name: tiny)
     monkeypatch.setattr(onnx, "load", lambda: Detector(seeded_model(), TINY, "cpu"))
+    monkeypatch.setattr(onnx, "THRESHOLD", 0.0)  # random weights are sure of nothing
 
 
 @pytest.mark.parametrize("name", REFERENCES)
@@ -60,7 +61,7 @@ def test_quick_run_gives_figures_beside_their_references(name, tiny_preset, tmp_
         assert line["ratio"] == pytest.approx(gain if "/s" in line["unit"] else 1 / gain)
     if name == "onnx":
         same = result["rows"][0]
-        assert same["value"] == same["reference_value"] and f"({same['value']})" in same["ours"]
+        assert same["value"] >= 0.95 * same["reference_value"] > 10
     if name == "training":  # the parts add up to the step
         parts = {line["what"].removeprefix("by part: "): line for line in result["rows"] if "by part" in line["what"]}
         assert {"backbone", "decoder", "matching", "losses", "backward", "optimizer"} <= set(parts)

@@ -562,6 +562,94 @@ def test_half_done_folders(detector, data):
         annotations.detect_folder(detector, folder / "in", folder / "out.json", "cat", progress=False)
 
 
+def changed(tree, *path_and_value):
+    """A JSON tree with the value at a path replaced."""
+    *path, last, value = path_and_value
+    tree = copy.deepcopy(tree)
+    owner = tree
+    for key in path:
+        owner = owner[key]
+    owner[last] = value
+    return tree
+
+
+def lvis(tree) -> dict[str, bytes]:
+    return {"lvis/lvis_v1_val.json": as_json(tree)}
+
+
+def fsc(**files) -> dict[str, bytes]:
+    return {name: as_json(tree) for name, tree in (FSC | files).items()} | {"ImageClasses_FSC147.txt": b""}
+
+
+def fscd(**files) -> dict[str, bytes]:
+    return {f"{name}.json": as_json(tree) for name, tree in ({"instances_test": COCO, "count_test": FSCD["count_test.json"]} | files).items()}
+
+
+POINTS, SPLITS, COUNT = "annotation_FSC147_384.json", "Train_Test_Val_FSC_147.json", FSCD["count_test.json"]
+DEEP = b"[" * 100_000
+READ_CONFIG = lambda folder: Config.load(folder / "config.json")  # noqa: E731
+FINDINGS = {  # what the first runs found: files, and what is opened
+    "LVIS without coco_url": (lvis(changed(LVIS, "images", 0, {"id": 1})), "lvis-val"),
+    "LVIS, coco_url out of its folder": (lvis(changed(LVIS, "images", 0, "coco_url", "http://x/../outside.jpg")), "lvis-val"),
+    "LVIS, coco_url no text": (lvis(changed(LVIS, "images", 0, "coco_url", [1])), "lvis-val"),
+    "LVIS, images null": (lvis(changed(LVIS, "images", None)), "lvis-val"),
+    "LVIS, neg_category_ids": (lvis(changed(LVIS, "images", 0, "neg_category_ids", [{}])), "lvis-val"),
+    "COCO, id of an annotation": ({"annotations.json": as_json(changed(COCO, "annotations", 0, "id", {}))}, "."),
+    "COCO, area": ({"annotations.json": as_json(changed(COCO, "annotations", 0, "area", "x"))}, "."),
+    "COCO, file_name": ({"annotations.json": as_json(changed(COCO, "images", 0, "file_name", 7))}, "."),
+    "COCO, deep": ({"annotations.json": DEEP}, "."),
+    "COCO, no UTF-8": ({"annotations.json": b"\xff\xfe{}"}, "."),
+    "Roboflow, category_id": ({"_annotations.coco.json": as_json(changed(COCO, "annotations", 0, "category_id", {}))}, "."),
+    "prompts.json": ({"annotations.json": as_json(COCO), "prompts.json": b"\xff"}, "."),
+    "FSC147, null": (fsc(**{SPLITS: None}), CountingDataset),
+    "FSC147, no list": (fsc(**{SPLITS: {"test": 3}}), CountingDataset),
+    "FSC147, points": (fsc(**{POINTS: changed(FSC[POINTS], "1.png", "points", [[1, 2], [3]])}), CountingDataset),
+    "FSC147, exemplars": (fsc(**{POINTS: changed(FSC[POINTS], "1.png", "box_examples_coordinates", None)}), CountingDataset),
+    "FSC147, boxes": (fsc(**{"annotations.json": {"images": [{}], "annotations": []}}), CountingDataset),
+    "FSCD-LVIS, lists": (fscd(count_test={"images": []}), CountingDataset),
+    "FSCD-LVIS, boxes": (fscd(count_test=changed(COUNT, "annotations", 0, "boxes", [[1, 1, 8], 8])), CountingDataset),
+    "FSCD-LVIS, category_id": (fscd(instances_test=changed(COCO, "annotations", 0, {"image_id": 1})), CountingDataset),
+    "FSCD-LVIS, id": (fscd(instances_test=changed(COCO, "categories", 0, "id", {})), CountingDataset),
+    "a grid, no UTF-8": ({"grid.yml": b"\xac"}, lambda folder: read_grid(folder / "grid.yml", folder)),
+    "a configuration, no UTF-8": ({"config.json": TINY.to_json().encode().replace(b"tiny", b"\xc6")}, READ_CONFIG),
+    "a configuration, deep": ({"config.json": DEEP}, READ_CONFIG),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("files, open_", FINDINGS.values(), ids=FINDINGS)
+def test_findings_in_files(place, files, open_):
+    for name in ("images", "images_384_VarV2", "coco/val2017"):
+        pictures(place / name)
+    os.environ["TREX2_DATA"] = str(place)
+    for name, content in files.items():
+        (place / name).parent.mkdir(exist_ok=True)
+        (place / name).write_bytes(content)
+    with pytest.raises(ValueError) as caught:
+        use(open_dataset(open_ if open_ != "." else str(place))) if isinstance(open_, str) else open_(place)
+    assert_ours(caught.value)
+
+
+RECORD = {"file": "1.png", "size": [9, 9], "names": [], "boxes": [[1, 1, 2, 2]], "scores": [1], "labels": [0]}  # a label without a name
+
+
+@pytest.mark.parametrize("line", [b"\x9a", b"null", b'{"file": "1.png"}', as_json(RECORD), DEEP], ids=lambda line: str(line[:20]))
+def test_findings_in_half_done_folders(detector, place, line):
+    """The file is left as it is: its owner decides."""
+    pictures(place / "in")
+    (place / "out.json.part").write_bytes(b"{}\n" + line + b"\n")
+    with pytest.raises(ValueError, match=r"out\.json\.part is damaged.*remove it"):
+        annotations.detect_folder(detector, place / "in", place / "out.json", "cat", progress=False)
+    assert (place / "out.json.part").read_bytes() == b"{}\n" + line + b"\n" and not (place / "out.json").exists()
+
+
+@pytest.mark.parametrize("file, name", [("..", "a"), ("", "a"), ("a\0.jpg", "a"), ("\ud800.jpg", "a"), ("a" * 300, "a"), ("a.jpg", "\ud800")])
+def test_findings_in_export(place, file, name):
+    found = {file: (9, 9, Detections(np.ones((1, 4), np.float32), np.ones(1, np.float32), np.zeros(1, int), [name]))}
+    with pytest.raises(ValueError) as caught:
+        annotations.export(place / "out", found, "coco")
+    assert_ours(caught.value)
+
+
 # Grids of notebook parameters, command lines
 
 GRID = [{"notebook": "nb", "minutes": 1, "parameters": {"steps": [8, 9], "images": 8, "name": "x"}}, {"notebook": "nb"}]

@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 import pytest
-from huggingface_hub import HfApi
+from huggingface_hub import HfApi, hub_mixin
 from tiny import TINY, seeded_model, squares
 
 from trex2_mini import hub
@@ -81,10 +81,12 @@ def test_from_the_cache_and_private(detector, monkeypatch, tmp_path):
     (tmp_path / "models--someone--tiny" / "refs" / "main").write_text("a" * 40)
     found = SharedDetector.from_pretrained("someone/tiny", local_files_only=True, cache_dir=tmp_path, device="cpu")
     assert found.config == TINY
-    asked = {}
+    asked, first = {}, {}
+    monkeypatch.setattr(hub_mixin, "hf_hub_download", lambda **given: first.update(given) or str(snapshot / "config.json"))
     monkeypatch.setattr(hub, "snapshot_download", lambda repo, **given: asked.update(given, repo=repo) or str(snapshot))
     SharedDetector.from_pretrained("someone/private", token="hf_secret", revision="v1")
-    assert asked["repo"] == "someone/private" and asked["token"] == "hf_secret" and asked["revision"] == "v1"
+    assert asked["repo"] == first["repo_id"] == "someone/private"
+    assert asked["token"] == first["token"] == "hf_secret" and asked["revision"] == first["revision"] == "v1"
     assert set(asked["allow_patterns"]) == {"config.json", "model.safetensors"}
 
 

@@ -144,7 +144,10 @@ class Config:
 
     @classmethod
     def load(cls, path: str | Path) -> Config:
-        return cls.from_json(Path(path).read_text(encoding="utf-8", errors="replace"), str(path))
+        try:
+            return cls.from_json(Path(path).read_text(encoding="utf-8"), str(path))
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path} is no text ({error}); expected what Config.to_json writes") from None
 
 
 _KINDS = {  # by a field's annotation
