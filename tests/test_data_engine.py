@@ -312,6 +312,10 @@ def test_other_layouts_of_captions(captioned, tmp_path):
     images, _, captions, _ = read_captions(classes)
     assert [i["file_name"] for i in images] == ["owl/1.png", "red_square/1.png"]
     assert phrases_of(captions) == {1: ["owl"], 2: ["red square"]}
+    for content in ("[", "[]", '{"images": [], "annotations": [{"caption": "a cat"}]}'):
+        (crawled / "captions.json").write_text(content)
+        with pytest.raises(ValueError, match="captions"):
+            read_captions(crawled)
     (tmp_path / "empty").mkdir()
     for nothing in ("empty", "absent"):
         with pytest.raises(ValueError, match=r"expected captions\.json"):

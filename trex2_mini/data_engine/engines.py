@@ -143,6 +143,21 @@ def _short(value: float) -> float:
     return round(float(value), 4)
 
 
+def _captions_file(path: Path) -> dict:
+    """COCO's captions format, checked."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
+    for kind, fields in (("images", {"id", "file_name"}), ("annotations", {"image_id", "caption"})):
+        entries = content.get(kind) if isinstance(content, dict) else None
+        if not isinstance(entries, list) or not all(isinstance(e, dict) and fields <= e.keys() for e in entries):
+            raise ValueError(
+                f"{path} is not in COCO's captions format: expected {kind!r}, a list of entries with {sorted(fields)}"
+            )
+    return content
+
+
 def read_captions(folder: str | Path) -> tuple[list[dict], Path, dict[int, list[str]], dict]:
     """Captioned pictures of a folder: (COCO's "images", the folder that their file_name is relative to, {image id: captions}, info and licenses).
 
@@ -152,12 +167,7 @@ def read_captions(folder: str | Path) -> tuple[list[dict], Path, dict[int, list[
     """
     folder = Path(folder).expanduser()
     if (folder / CAPTIONS).is_file():
-        content = json.loads((folder / CAPTIONS).read_text(encoding="utf-8"))
-        missing = {"images", "annotations"} - set(content)
-        if missing or not all("caption" in a and "image_id" in a for a in content["annotations"]):
-            raise ValueError(
-                f"{folder / CAPTIONS} is not in COCO's captions format: expected images, and annotations with image_id and caption"
-            )
+        content = _captions_file(folder / CAPTIONS)
         captions: dict[int, list[str]] = {image["id"]: [] for image in content["images"]}
         for annotation in content["annotations"]:
             captions.setdefault(annotation["image_id"], []).append(annotation["caption"])
@@ -168,18 +178,17 @@ def read_captions(folder: str | Path) -> tuple[list[dict], Path, dict[int, list[
             f"no folder {folder}; expected {CAPTIONS} with images/, pictures with .txt files, or a folder of pictures for each category"
         )
     classes = sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
-    texts = sorted(folder.glob("*.txt"))
-    paths = pictures_in(folder) if texts else [path for own in classes for path in pictures_in(own)]
+    texts = {} if classes else {path.stem: path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.txt"))}
+    paths = [path for own in classes for path in pictures_in(own)]
     if texts:
-        with_text = {text.stem: text.read_text(encoding="utf-8") for text in texts}
-        paths = [path for path in paths if path.stem in with_text]
+        paths = [path for path in pictures_in(folder) if path.stem in texts]
     if not paths:
         raise ValueError(
             f"{folder} holds no captioned picture: expected {CAPTIONS} with images/, pictures with .txt files, "
             "or a folder of pictures for each category"
         )
     images = [{"id": number, "file_name": path.relative_to(folder).as_posix()} for number, path in enumerate(paths, 1)]
-    said = [with_text[path.stem] if texts else path.parent.name.replace("_", " ") for path in paths]
+    said = [texts[path.stem] if texts else path.parent.name.replace("_", " ") for path in paths]
     return images, folder, {image["id"]: [text] for image, text in zip(images, said)}, {}
 
 
