@@ -60,7 +60,8 @@ def _emoji() -> list[Line]:
     lines.append(Line("emoji-val", "text", "trained", 58, options={"synonyms": True}))
     lines += [Line("emoji-lvis-minival", protocol) for protocol in ("text", "visual-g")]
     lines.append(Line("emoji-lvis-minival", "mixed", above=("text", "visual-g")))
-    return [*lines, Line(WILD, "text"), Line(WILD, "visual-g", goal=35), Line("emoji-count", "counting", goal=8)]
+    lines += [Line(WILD, "text"), Line(WILD, "visual-g", goal=35)]
+    return [*lines, Line("emoji-count", "counting"), Line("emoji-count", "counting", goal=8, options={"tiles": 8.0})]
 
 
 def _photo() -> list[Line]:
