@@ -32,9 +32,8 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, st
     Raises CheckpointError where it cannot be written; what was there before is still there. A process that is killed within leaves its
     `*.part` folder behind, which nothing reads.
     """
-    folder = path.with_name(
-        f"{path.name}.{os.getpid()}.part"
-    )  # safetensors puts a draft of its own beside what it writes
+    # a folder, since safetensors puts a draft of its own beside what it writes
+    folder = path.with_name(f"{path.name}.{os.getpid()}.part")
     draft = folder / path.name
     try:
         folder.mkdir(parents=True, exist_ok=True)

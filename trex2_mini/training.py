@@ -12,7 +12,8 @@ process follow each other (gradient accumulation). A part is made, encoded and p
 - A part without any object has a text iteration; DDP is told to look for parameters that got no gradient.
 - Negatives stay within a part: other images' visual prompts, the names of its images, the names in the alignment (the authors: "the
   current GPU's mini-batch", spec section 9). So more parts mean fewer negatives, whether on one process or on many.
-- Batch norms that are trained would see one part at a time (no preset has any), and the first process's statistics would be saved.
+- Batch norms that are trained would see one part at a time (no preset has any, but `nano` with random weights), and the first
+  process's statistics would be saved.
 """
 
 from __future__ import annotations
