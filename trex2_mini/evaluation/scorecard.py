@@ -72,7 +72,7 @@ def _photo() -> list[Line]:
         lines.append(Line(data, "visual-i-others", "all", others, BASELINES, {"baselines": list(BASELINES)}))
     for data, reference in (("coco-val2017", "coco-train2017"), ("roboflow/chess/valid", "roboflow/chess/train")):
         lines += [Line(data, "text"), Line(data, "visual-g", options={"reference": reference})]
-    return lines
+    return lines + [Line("emoji-val", protocol, "trained") for protocol in ("text", "visual-i", "visual-i-others")]
 
 
 LINES = {"nano-emoji": _emoji(), "nano-photo": _photo()}
