@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 from test_evaluation import COLOURS, IDS, SCENES, ColourDetector, detection, write_set
+from torchvision.ops import box_iou
 
 from trex2_mini.__main__ import main
 from trex2_mini.datasets.coco import CocoDataset, load_image
@@ -19,12 +20,13 @@ from trex2_mini.datasets.counting import CountingDataset, CountingSample
 from trex2_mini.datasets.emoji import make_emoji_set
 from trex2_mini.detector import Detections, EncodedImage
 from trex2_mini.evaluation.bootstrap import Matched, bootstrap, bootstrap_difference, resampled
-from trex2_mini.evaluation.counting import best_threshold, count_errors, counted, counting, open_counting
+from trex2_mini.evaluation.counting import best_threshold, count_errors, count_one, counted, counting, open_counting
 from trex2_mini.evaluation.lvis import lvis_ap
 from trex2_mini.evaluation.metrics import coco_ap
 from trex2_mini.evaluation.protocols import ALL_PROTOCOLS, answers, evaluate
 from trex2_mini.evaluation.region import region_ranks, region_scores
 from trex2_mini.evaluation.repeat import examples_sweep, repeated
+from trex2_mini.evaluation.tiles import tile_grid
 from trex2_mini.evaluation.trial import Answers, Trial
 from trex2_mini.evaluation.video import clips
 
@@ -237,6 +239,35 @@ def test_counting_errors_by_hand():
     assert best_threshold(found, [2, 1]) == 0.35  # the first above 0.3, where the third no longer counts
 
 
+@pytest.mark.parametrize("sides", [1.5, 2.5, 4.0, 50.0])
+def test_tiles_share_a_picture(sides):
+    """Every point is answered for by one tile, which holds it; tiles are alike, inside, and as many as are needed."""
+    image, exemplars = np.zeros((90, 140, 3), np.uint8), np.array([[3, 4, 13, 24], [60, 50, 75, 62]], np.float32)
+    grid = tile_grid(image, exemplars, sides)
+    tiles, own = (np.stack(part) for part in zip(*grid))
+    assert (tiles[:, :2] >= 0).all() and (tiles[:, 2:] <= [140, 90]).all()
+    assert len(np.unique(tiles[:, 2:] - tiles[:, :2], axis=0)) == 1 and (len(grid) == 1) == (sides == 50.0)
+    points = np.random.default_rng(0).uniform(0, [140, 90], (500, 2))
+    answers = ((points[:, None] >= own[:, :2]) & (points[:, None] < own[:, 2:])).all(-1)  # (points, tiles)
+    assert (answers.sum(1) == 1).all()
+    holder = tiles[answers.argmax(1)]
+    assert ((points >= holder[:, :2]) & (points <= holder[:, 2:])).all()
+
+
+def test_tiles_count_what_one_look_cannot(tmp_path):
+    """48 objects, a detector that sees 8 at once: in tiles it counts them all, those on a tile's border once."""
+    red = [("red", 3 + 22 * i, 5 + 22 * j, 12, 12) for i in range(8) for j in range(6)]
+    write_set(tmp_path / "set", [((140, 180), red)])
+    asked = {"image_id": 10, "category_id": IDS["red"], "boxes": [o[1:] for o in red[:3]]}
+    (tmp_path / "set" / "count_test.json").write_text(json.dumps({"images": [], "annotations": [asked]}))
+    sample = CountingDataset(tmp_path / "set")[0]
+    found = count_one(Colours(), sample, tiles=2.5)
+    assert counted([found], 0.3) == [48]
+    overlap = box_iou(torch.from_numpy(found.boxes[:48]), torch.from_numpy(sample.boxes))
+    assert overlap.amax(0).min() > 0.99 and (np.diff(found.scores) <= 0).all()
+    assert evaluate(Colours(), tmp_path / "set", "counting", tiles=2.5, progress=False)["MAE"] == 0
+
+
 def test_counting_refuses(tmp_path):
     write_fsc147(tmp_path / "set", "lvis")
     for options, words in [
@@ -245,6 +276,8 @@ def test_counting_refuses(tmp_path):
         ({"categories": "novel"}, "splits"),
         ({"split": "all"}, "unknown split"),
         ({"resamples": 9}, "resamples"),
+        ({"tiles": 1.0}, "more than 1 exemplar side"),
+        ({"tiles": float("nan")}, "more than 1 exemplar side"),
     ]:
         with pytest.raises(ValueError, match=words):
             evaluate(Colours(), tmp_path / "set", "counting", progress=False, **options)
@@ -259,6 +292,9 @@ def test_options_of_other_protocols_are_refused(protocol):
     ]:
         with pytest.raises(ValueError, match=words):
             evaluate("no-checkpoint", "no-set", protocol, **options)
+    if protocol != "counting":
+        with pytest.raises(ValueError, match="'counting', not for"):
+            evaluate("no-checkpoint", "no-set", protocol, tiles=8.0)
 
 
 @pytest.mark.parametrize("name, split", [("emoji-count", "val"), ("emoji-count", "test"), ("emoji-count-lvis", "test")])

@@ -88,6 +88,9 @@ def main(arguments: list[str] | None = None) -> int:
     )
     evaluate.add_argument("--split", default="test", help="counting: val or test (default test)")
     evaluate.add_argument("--threshold", type=float, default=0.3, help="counting: what is counted (default 0.3)")
+    evaluate.add_argument(
+        "--tiles", type=float, default=0.0, metavar="S", help="counting: in tiles, S sides of an exemplar wide (8 is good); 0: none"
+    )
     evaluate.add_argument("--limit", type=int, help="only the first so many images; video: clips")
     evaluate.add_argument("--seed", type=int, default=0)
     evaluate.add_argument(
@@ -323,7 +326,7 @@ def _evaluate(options: argparse.Namespace) -> None:
             options.draws, options.checkpoint, options.data, options.protocol, options.categories,
             reference=options.reference, examples=options.examples, points=options.points,
             synonyms=options.synonyms, baselines=options.baselines, limit=options.limit, seed=options.seed,
-            split=options.split, threshold=options.threshold, resamples=options.bootstrap,
+            split=options.split, threshold=options.threshold, tiles=options.tiles, resamples=options.bootstrap,
         )  # fmt: skip
         if first:
             _write_json(options.json, result)

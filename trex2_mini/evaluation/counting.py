@@ -2,7 +2,8 @@
 
 The boxes make one visual prompt, the detections of at least `threshold` are counted. MAE and RMSE compare the counts with the truth. AP asks for
 the boxes too, where the set has them: COCO's AP of a single category, "what was asked for", with as many detections an image as the model
-has queries. The paper names no threshold; ours is `detect`'s 0.3, and `best_threshold` chooses one on other pictures (a val split).
+has queries, or more in tiles. The paper names no threshold; ours is `detect`'s 0.3, and `best_threshold` chooses one on other pictures (a val split).
+In tiles (tiles.py) the picture is looked at part by part, from nearer by.
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ from ..datasets.counting import EXEMPLARS, CountingDataset, CountingSample
 from ..datasets.emoji import EMOJI_SETS, make_emoji_set
 from ..detector import Detections, Detector
 from .metrics import coco_ap
+from .tiles import detect_in_tiles
 
 NO_PIXELS = np.zeros((0, 0, 3), np.uint8)
-THRESHOLDS = tuple(round(0.05 * step, 2) for step in range(1, 20))
+THRESHOLDS = (0.02, 0.04, 0.06, 0.08, *(round(0.05 * step, 2) for step in range(2, 20)))
 
 
 def open_counting(data: str | Path | CountingDataset, split: str = "test") -> CountingDataset:
@@ -37,22 +39,23 @@ def counting(
     exemplars: int = EXEMPLARS,
     limit: int | None = None,
     progress: bool = True,
+    tiles: float = 0.0,
 ) -> dict:
-    """Count on the first `limit` pictures.
+    """Count on the first `limit` pictures. tiles: the side of a tile, in sides of an exemplar; 0: the whole picture at once.
 
     Returns:
         MAE, RMSE, bias (mean of count minus truth), in objects a picture; AP, AP50, AP75 (None without boxes); MAE_constant, of always
         answering the median of these very counts; MAE_by_threshold, to see what the choice of one is worth; mean_count, exemplars,
-        threshold, images, prompts, categories; per_category {name: MAE}.
+        threshold, tiles, images, prompts, categories; per_category {name: MAE}.
 
-    Raises ValueError for a threshold outside 0..1, or a number of exemplars that is not 1 to 3.
+    Raises ValueError for a threshold outside 0..1, or a number of exemplars that is not 1 to 3, or tiles of 1 side or less (0 is none).
     """
     if not 0 <= threshold <= 1:
         raise ValueError(f"threshold must lie in 0..1, got {threshold}")
     samples, found = [], []
     for index in tqdm(range(len(dataset))[:limit], "counting", disable=not progress):
         sample = dataset[index]
-        found.append(count_one(detector, sample, exemplars))
+        found.append(count_one(detector, sample, exemplars, tiles))
         samples.append(replace(sample, image=NO_PIXELS))  # FSC147's pictures would take most of a gigabyte
     if not samples:
         raise ValueError(f"nothing to count: {dataset.folder} has no picture in this split")
@@ -70,6 +73,7 @@ def counting(
         "mean_count": float(np.mean(counts)),
         "exemplars": exemplars,
         "threshold": threshold,
+        "tiles": tiles,
         "images": len(samples),
         "prompts": len(samples),
         "categories": len(by_name),
@@ -77,10 +81,14 @@ def counting(
     }
 
 
-def count_one(detector: Detector, sample: CountingSample, exemplars: int = EXEMPLARS) -> Detections:
-    """All answers (score 0 and up) to a prompt made of the sample's first `exemplars` boxes together."""
+def count_one(
+    detector: Detector, sample: CountingSample, exemplars: int = EXEMPLARS, tiles: float = 0.0
+) -> Detections:
+    """All answers (score 0 and up) to a prompt made of the sample's first `exemplars` boxes together; tiles: see `counting`."""
     if not 1 <= exemplars <= EXEMPLARS:
         raise ValueError(f"expected 1 to {EXEMPLARS} exemplars, got {exemplars}")
+    if tiles:
+        return detect_in_tiles(detector, sample.image, sample.exemplars[:exemplars], sample.name, tiles)
     most = detector.config.model.num_queries
     shown = {sample.name: sample.exemplars[:exemplars]}
     return detector.detect(sample.image, boxes=shown, score_threshold=0.0, max_detections=most)

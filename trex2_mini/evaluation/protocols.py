@@ -60,6 +60,7 @@ def evaluate(
     baselines: Sequence[str] = (),
     split: str = "test",
     threshold: float = 0.3,
+    tiles: float = 0.0,
     limit: int | None = None,
     resamples: int = 0,
     seed: int = 0,
@@ -79,6 +80,7 @@ def evaluate(
         synonyms: text asks by each category's first synonym instead of its name; those without one are left out.
         baselines: of `baselines.BASELINES`, measured beside the detector by the visual-i protocols.
         split, threshold: of counting only: the split of the set, and the score from which a detection is counted.
+        tiles: of counting only: the side of a tile in sides of an exemplar, 0: no tiles (tiles.py).
         limit: only the first so many images; video: clips.
         resamples: of the images, for a 95 % interval of AP by bootstrap (AP_low, AP_high); 0: none.
         seed: of every draw.
@@ -99,6 +101,8 @@ def evaluate(
     if protocol not in ALL_PROTOCOLS:
         raise ValueError(f"unknown protocol {protocol!r}; expected one of {', '.join(ALL_PROTOCOLS)}")
     _check(protocol, synonyms, baselines)
+    if tiles and protocol != "counting":
+        raise ValueError(f"tiles are for the protocol 'counting', not for {protocol!r}")
     start = time.perf_counter()
     examples = EXAMPLES.get(protocol, 16) if examples is None else examples
     for what, number in {"examples": examples, "limit": limit, "batch_size": batch_size}.items():
@@ -111,7 +115,7 @@ def evaluate(
         if categories != "all":
             raise ValueError(f"counting has splits, not the category set {categories!r}: give split= (--split) instead")
         dataset = open_counting(data, split)
-        scores = counting(detector, dataset, threshold, examples, limit, progress)
+        scores = counting(detector, dataset, threshold, examples, limit, progress, tiles)
         folder, described = dataset.folder, describe_file(dataset.annotations)
         scores |= {"split": split}
     else:

@@ -13,7 +13,7 @@ from .protocols import evaluate
 from .trial import open_detector
 
 NUMBERS = (1, 4, 16, 32, 64)  # of examples, as in table 5
-NO_MEASURE = ("seconds", "threshold")
+NO_MEASURE = ("seconds", "threshold", "tiles")
 
 
 def repeated(draws: int, checkpoint, data, protocol: str, categories: str = "all", *, seed: int = 0, **options) -> dict:

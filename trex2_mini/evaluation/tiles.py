@@ -1,0 +1,87 @@
+"""Counting in tiles: small and many objects are looked at from nearer by (ours; the paper counts on the whole picture).
+
+A model has a fixed number of queries, and was trained on scenes of a few objects of a certain size; a picture of 300 small ones is neither.
+A tile is `sides` exemplar sides wide and high, so it holds a few dozen objects at most, of about that size, whatever the picture is. The
+prompt is the mean of the exemplars' V, each embedded in a tile of the same size round it. Every point of the picture belongs to one tile, and
+that one answers for the objects whose centre lies there; tiles overlap, so that it sees them whole.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import torch
+from torchvision.ops import nms
+
+from ..detector import Detections, Detector, top_detections
+
+OVERLAP = 1.5  # of neighbouring tiles, in sides of the longest exemplar
+DUPLICATE = 0.5  # IoU above which two boxes are one object; on emoji-count's val split better than the detector's own 0.7
+BATCH = 16  # tiles encoded together
+
+
+def tile_starts(length: int, tile: int, overlap: int) -> list[int]:
+    """Where the tiles along one side of a picture begin: evenly spread, the last ends with the picture, neighbours share `overlap` px or more."""
+    if tile >= length:
+        return [0]
+    number = math.ceil((length - overlap) / (tile - overlap))
+    return [round(i * (length - tile) / (number - 1)) for i in range(number)]
+
+
+def tile_grid(image: np.ndarray, exemplars: np.ndarray, sides: float) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The tiles of `image` [H, W, 3] and what each answers for, both (x1, y1, x2, y2) in pixels; `exemplars` [K, 4] xyxy.
+
+    The answering parts meet midway in the overlaps and cover the picture once; the outermost reach to infinity.
+    """
+    height, width = image.shape[:2]
+    extents = (exemplars[:, 2:] - exemplars[:, :2]).clip(1)
+    wanted = round(sides * float(np.sqrt(extents.prod(1)).mean()))
+    overlap = min(round(OVERLAP * float(extents.max())), wanted // 2)
+    spans = []
+    for length in (width, height):
+        tile = min(wanted, length)
+        starts = tile_starts(length, tile, overlap)
+        borders = [-math.inf, *((a + tile + b) / 2 for a, b in itertools.pairwise(starts)), math.inf]
+        spans.append([(start, start + tile, *own) for start, own in zip(starts, itertools.pairwise(borders))])
+    return [
+        (np.array([x1, y1, x2, y2]), np.array([left, top, right, bottom]))
+        for y1, y2, top, bottom in spans[1]
+        for x1, x2, left, right in spans[0]
+    ]
+
+
+@torch.inference_mode()
+def detect_in_tiles(detector: Detector, image: np.ndarray, exemplars: np.ndarray, name: str, sides: float) -> Detections:
+    """All answers (score 0 and up, highest first) to the exemplars [K, 4] xyxy on uint8 [H, W, 3], tile by tile.
+
+    Raises ValueError where `sides` is not above 1: a tile must hold an exemplar.
+    """
+    if not (math.isfinite(sides) and sides > 1):
+        raise ValueError(f"tiles must be more than 1 exemplar side wide, got {sides}")
+    grid = tile_grid(image, exemplars, sides)
+    extent = grid[0][0][2:] - grid[0][0][:2]
+    shown = []
+    for box in exemplars:
+        corner = ((box[:2] + box[2:] - extent) / 2).round().clip(0, image.shape[1::-1] - extent).astype(int)
+        x, y = corner.tolist()
+        view = image[y : y + extent[1], x : x + extent[0]]
+        shown.append((view, [(box - [x, y, x, y]).clip(0, [*extent, *extent]).tolist()]))
+    prompts = detector.embed({name: shown}).embeddings.to(detector.device)
+
+    boxes, scores = [], []
+    for start in range(0, len(grid), BATCH):
+        part = grid[start : start + BATCH]
+        features = detector.encode_batch([image[y1:y2, x1:x2] for (x1, y1, x2, y2), _ in part])
+        output = detector.model.decode(features, prompts)
+        sizes, most = [(extent[1], extent[0])] * len(part), detector.config.model.num_queries
+        for (tile, own), found in zip(part, top_detections(output.logits, output.boxes, sizes, [name], most)):
+            placed = found.boxes + np.tile(tile[:2], 2).astype(np.float32)
+            centres = (placed[:, :2] + placed[:, 2:]) / 2
+            answering = ((centres >= own[:2]) & (centres < own[2:])).all(1)
+            boxes.append(placed[answering])
+            scores.append(found.scores[answering])
+    together, score = np.concatenate(boxes), np.concatenate(scores)
+    keep = nms(torch.from_numpy(together), torch.from_numpy(score), DUPLICATE).numpy()  # by falling score
+    return Detections(together[keep], score[keep], np.zeros(len(keep), np.int64), [name])
