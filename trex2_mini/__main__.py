@@ -77,6 +77,9 @@ def main(arguments: list[str] | None = None) -> int:
         "--examples", type=int, metavar="N",
         help="images a category for Visual-G (default 16); boxes shown for counting (1 to 3, default 3); frames prompted for video (1)",
     )  # fmt: skip
+    evaluate.add_argument(
+        "--tiles", type=float, default=0.0, metavar="S", help="counting: in tiles, S sides of an exemplar wide (8 is good); 0: none"
+    )
     evaluate.add_argument("--points", action="store_true", help="Visual-I with centre points instead of boxes")
     evaluate.add_argument("--synonyms", action="store_true", help="text asks by the first synonym instead of the name")
     evaluate.add_argument(
@@ -88,9 +91,6 @@ def main(arguments: list[str] | None = None) -> int:
     )
     evaluate.add_argument("--split", default="test", help="counting: val or test (default test)")
     evaluate.add_argument("--threshold", type=float, default=0.3, help="counting: what is counted (default 0.3)")
-    evaluate.add_argument(
-        "--tiles", type=float, default=0.0, metavar="S", help="counting: in tiles, S sides of an exemplar wide (8 is good); 0: none"
-    )
     evaluate.add_argument("--limit", type=int, help="only the first so many images; video: clips")
     evaluate.add_argument("--seed", type=int, default=0)
     evaluate.add_argument(

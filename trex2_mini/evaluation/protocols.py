@@ -76,11 +76,11 @@ def evaluate(
         categories: one of CATEGORY_SETS; trained and novel go by the categories' own flag "novel".
         reference: where visual-g, mixed and region-visual draw their examples; categories are looked up there by name.
         examples: N, reference images a category (default 16); counting: boxes shown (1 to 3, default 3); video: frames prompted (1).
+        tiles: of counting only: the side of a tile in sides of an exemplar, 0: no tiles (tiles.py).
         points: the visual-i protocols prompt with centre points instead of boxes.
         synonyms: text asks by each category's first synonym instead of its name; those without one are left out.
         baselines: of `baselines.BASELINES`, measured beside the detector by the visual-i protocols.
         split, threshold: of counting only: the split of the set, and the score from which a detection is counted.
-        tiles: of counting only: the side of a tile in sides of an exemplar, 0: no tiles (tiles.py).
         limit: only the first so many images; video: clips.
         resamples: of the images, for a 95 % interval of AP by bootstrap (AP_low, AP_high); 0: none.
         seed: of every draw.
