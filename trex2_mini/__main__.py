@@ -99,6 +99,14 @@ def main(arguments: list[str] | None = None) -> int:
     evaluate.add_argument("--json", type=Path, help="write the result here")
     evaluate.set_defaults(command_function=_evaluate)
 
+    score = commands.add_parser("scorecard", help="all protocols of a shipped checkpoint, its goals beside its numbers")
+    score.add_argument("--checkpoint", default="nano-emoji", help="nano-emoji or nano-photo (default nano-emoji)")
+    score.add_argument("--source", help="a folder with other weights, measured against the same goals")
+    score.add_argument("--draws", type=int, default=1, metavar="K", help="of examples and prompts; their mean is shown")
+    score.add_argument("--limit", type=int, help="only the first so many images of each set")
+    score.add_argument("--json", type=Path, help="write the results here; an interrupted run goes on")
+    score.set_defaults(command_function=_scorecard)
+
     detect = commands.add_parser("detect", help="detect on a picture, or on all of a folder")
     detect.add_argument("image", type=Path, help="a picture or a folder of them")
     detect.add_argument("--text", help="names, separated by commas")
@@ -186,6 +194,14 @@ def main(arguments: list[str] | None = None) -> int:
     reproduce.add_argument("--workers", type=int, default=1, help="runs at a time (default 1)")
     reproduce.add_argument("--submitit", choices=["local", "slurm"], help="every run as a job of submitit's")
     reproduce.set_defaults(command_function=_reproduce)
+
+    ablate = commands.add_parser("ablate", help="train variants of the recipe with equal budgets in a small world")
+    ablate.add_argument("--variants", nargs="+", metavar="V", help="of ablations.VARIANTS (default all)")
+    ablate.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
+    ablate.add_argument("--steps", type=int, default=400, help="of each run (default 400: about 4 minutes)")
+    ablate.add_argument("--out", type=Path, default=Path("runs/ablations/results"), help="folder of the results")
+    ablate.add_argument("--work", type=Path, default=Path("runs/ablations"), help="folder of the scenes and runs")
+    ablate.set_defaults(command_function=_ablate)
 
     info = commands.add_parser(
         "info", help="parameters by part of a preset; with --size, time and memory of a forward pass"
@@ -356,6 +372,12 @@ def _benchmark(options: argparse.Namespace) -> None:
     print(as_table(result))
 
 
+def _scorecard(options: argparse.Namespace) -> None:
+    from .evaluation.scorecard import as_table, scorecard
+
+    print(as_table(scorecard(options.checkpoint, options.draws, options.limit, options.json, options.source)), end="")
+
+
 def _detect(options: argparse.Namespace) -> None:
     from .checkpoint import file_hash, load_model
     from .detector import Detector, PromptBank
@@ -461,6 +483,15 @@ def _engine(options: argparse.Namespace) -> None:
         print(f"set: {out}  (python -m trex2_mini data check {out})")
     _write_json(options.json, result)
     print(json.dumps(result, indent=2))
+
+
+def _ablate(options: argparse.Namespace) -> None:
+    from .ablations import VARIANTS, ablate, compare
+
+    results = ablate(options.out, options.work, options.variants or list(VARIANTS), options.seeds, options.steps)
+    for variant, measured in compare(results).items():
+        shown = "; ".join(f"{m} {ap:.1f} ({d:+.1f} ± {half:.1f})" for m, (ap, d, half) in measured.items())
+        print(f"{variant}: {shown}")
 
 
 def _export(options: argparse.Namespace) -> None:

@@ -12,7 +12,7 @@ from torchvision import tv_tensors
 from torchvision.ops import box_area
 from torchvision.transforms import v2
 
-from .catalogue import load_catalogue
+from .catalogue import EmojiCategory, load_catalogue
 from .coco import CocoDataset, Sample, open_dataset
 from .copy_paste import cut_out, paste
 from .scenes import SIZES, SceneGenerator
@@ -20,18 +20,27 @@ from .scenes import SIZES, SceneGenerator
 
 class EmojiBatches:
     """Fresh emoji scenes without end; one picture size a batch, so that nothing is padded. Every second scene holds the categories of
-    the one before it, so that visual prompts can be trained across images. balance: see `open_batches`."""
+    the one before it, so that visual prompts can be trained across images. balance: see `open_batches`. catalogue, sizes (height, width):
+    a smaller world than all emoji in scenes of the usual sizes (ablations.py)."""
 
-    def __init__(self, batch_size: int, seed: int = 0, balance: float = 0.0):
-        self.batch_size = batch_size
-        self.generator = SceneGenerator(seed=10_000 + seed)
+    def __init__(
+        self,
+        batch_size: int,
+        seed: int = 0,
+        balance: float = 0.0,
+        catalogue: Sequence[EmojiCategory] | None = None,
+        sizes: Sequence[tuple[int, int]] = SIZES,
+    ):
+        self.batch_size, self.sizes = batch_size, sizes
+        catalogue = load_catalogue() if catalogue is None else catalogue
+        self.generator = SceneGenerator(seed=10_000 + seed, catalogue=catalogue)
         self.names = self.generator.names
-        self.trainable = [index for index, category in enumerate(load_catalogue()) if not category.novel]
+        self.trainable = [index for index, category in enumerate(catalogue) if not category.novel]
         self.generator.weights = (1 - balance) * self.generator.weights
         self.generator.weights[self.trainable] += balance / len(self.trainable)
 
     def __call__(self, step: int) -> list[Sample]:
-        size = SIZES[np.random.default_rng([self.generator.seed, step]).integers(len(SIZES))]
+        size = self.sizes[np.random.default_rng([self.generator.seed, step]).integers(len(self.sizes))]
         batch: list[Sample] = []
         for i in range(self.batch_size):
             shared = np.unique(batch[-1].labels) if i % 2 and len(batch[-1].labels) else None
