@@ -1,4 +1,4 @@
-"""The command line: `python -m trex2_mini {data,engine,train,evaluate,detect,info,benchmark} --help`."""
+"""The command line: `python -m trex2_mini {data,train,evaluate,detect,reproduce,...} --help`."""
 
 from __future__ import annotations
 
