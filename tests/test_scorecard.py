@@ -24,6 +24,7 @@ def test_verdicts():
     assert judged(line, [*before, {"AP": 59.0}])["verdict"] == "missed"
     assert judged(Line("a", "text"), [{"AP": 3.0}]) == {"value": 3.0, "goal": None, "verdict": ""}
     counting = Line("a", "counting", goal=8)
+    assert judged(Line("a", "counting"), [{"MAE": 7.0, "mean_count": 100.0}])["verdict"] == ""
     assert judged(counting, [{"MAE": 7.0, "mean_count": 100.0}])["verdict"] == "met"
     assert judged(counting, [{"MAE": 9.0, "mean_count": 100.0}]) == {"value": 9.0, "goal": 8, "verdict": "missed"}
 

@@ -34,6 +34,7 @@ from .model.image_encoder import ImageFeatures
 from .model.text_prompt import check_names
 from .model.trex2 import TRex2
 from .model.visual_prompt import RegionPrompts
+from .processes import usable_device
 
 OFFICIAL_DIM = 256  # D of the official API's embeddings
 DEFAULT_NAME = "object"  # the category of boxes or points that come without a name
@@ -118,7 +119,7 @@ class Detector:
     """A TRex2 with its image sizes and its devices looked after. All methods run without gradients."""
 
     def __init__(self, model: TRex2, config: Config, device: str | torch.device | None = None):
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.device = usable_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.model, self.config = model.to(self.device).eval(), config
 
     @classmethod

@@ -1,4 +1,4 @@
-"""Several processes of torchrun: which one this is, and joining the others."""
+"""Several processes of torchrun: which one this is, and joining the others; and the device that each works on."""
 
 from __future__ import annotations
 
@@ -33,3 +33,16 @@ def one_of_many(device: str = "cpu") -> Iterator[bool]:
     finally:
         if started:
             dist.destroy_process_group()
+
+
+def usable_device(device: str | torch.device) -> torch.device:
+    """The device of that name. Raises ValueError for one that torch does not know, or a GPU where there is none."""
+    try:
+        found = torch.device(device)
+    except (RuntimeError, TypeError):
+        raise ValueError(f"unknown device {device!r}; expected cpu or cuda") from None
+    if found.type not in ("cpu", "cuda", "mps"):
+        raise ValueError(f"unknown device {device!r}; expected cpu or cuda")
+    if found.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"no GPU was found for device {device!r}; take the CPU (cpu, slow), or look at nvidia-smi")
+    return found

@@ -45,7 +45,7 @@ from .losses.recognition import token_recognition_loss
 from .model.trex2 import TRex2
 from .model.visual_prompt import RegionPrompts
 from .paths import write_text
-from .processes import process
+from .processes import process, usable_device
 
 Batches = Callable[[int], list[Sample]]  # the batch of a step; of a step in P parts: part number i % P of step i // P
 
@@ -247,10 +247,7 @@ class Trainer:
         self.run, self.config, self.batches, self.names = Path(run), config, batches, list(names)
         self.trainable = list(range(len(names))) if trainable is None else list(trainable)
         torch.manual_seed(config.train.seed)
-        if torch.device(device).type == "cuda" and not torch.cuda.is_available():
-            raise ValueError(
-                f"no GPU was found for device {device!r}; train on the CPU (--device cpu, slow), or look at nvidia-smi"
-            )
+        device = usable_device(device)
         self.parts = batch_parts(config.train)
         self.model = TRex2(config.model, pretrained).to(device).train()
         self.model.image_encoder.recompute = config.train.recompute
@@ -311,8 +308,10 @@ class Trainer:
         """Run until `config.train.steps`; logs every 20 steps, saves every `save_every` and at the end (the first process does).
 
         Raises ValueError where another process trains in the same folder (the two would overwrite each other's state) or nothing can be
-        written there; CheckpointError where a state could not be saved (the last one is whole).
+        written there, and for save_every under 1 or workers under 0; CheckpointError where a state could not be saved (the last one is whole).
         """
+        if save_every < 1 or workers < 0:
+            raise ValueError(f"expected save_every >= 1 and workers >= 0, got {save_every} and {workers}")
         if process()[0]:
             return self._train(save_every, False, workers)
         try:  # the system lets go of it when the process ends, however it ends

@@ -172,7 +172,7 @@ def judged(line: Line, results: list[dict]) -> dict:
     rivals = [own[name] for name in line.above if name in own]
     rivals += [r["AP"] for r in results[:-1] if r["line"] in {f"{line.data} {p} {line.categories}" for p in line.above}]
     asked = ([line.goal] if line.goal is not None else []) + rivals
-    met = value < line.goal if small else all(value >= goal for goal in asked)
+    met = all(value < goal if small else value >= goal for goal in asked)
     return {
         "value": round(value, 2),
         "goal": max(asked) if asked else None,
