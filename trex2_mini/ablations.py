@@ -160,11 +160,14 @@ def compare(results: Sequence[dict], base: str = "joint") -> dict[str, dict[str,
         for measure in runs[variant, own[0]]:
             values = np.array([runs[variant, seed][measure] for seed in own])
             differences = values - [runs[base, seed][measure] for seed in own]
-            half = np.inf
-            if len(own) > 1:
-                half = float(t.ppf(0.975, len(own) - 1) * differences.std(ddof=1) / np.sqrt(len(own)))
-            table[variant][measure] = (float(values.mean()), float(differences.mean()), half)
+            table[variant][measure] = (float(values.mean()), float(differences.mean()), half_interval(differences))
     return table
+
+
+def half_interval(differences: np.ndarray) -> float:
+    """Half of Student's 95 % interval of the mean of one difference a seed; infinite for one seed."""
+    count = len(differences)
+    return float(t.ppf(0.975, count - 1) * differences.std(ddof=1) / np.sqrt(count)) if count > 1 else np.inf
 
 
 def _run(variant: str, config: Config, run: Path, work: Path) -> dict:

@@ -24,8 +24,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from scipy.stats import t
 
+from .ablations import half_interval
 from .config import preset
 from .datasets.catalogue import load_catalogue
 from .datasets.coco import CocoDataset, Sample
@@ -155,7 +155,7 @@ def over_seeds(more: Sequence[float], less: Sequence[float]) -> Compared | None:
     count = len(differences)
     if count < 2:
         return None
-    half = t.ppf(0.975, count - 1) * differences.std(ddof=1) / math.sqrt(count)
+    half = half_interval(differences)
     low, high = differences.mean() - half, differences.mean() + half
     return Compared(float(np.mean(more)), float(np.mean(less)), float(low), float(high), f"{count} seeds")
 
