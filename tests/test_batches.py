@@ -101,6 +101,33 @@ def test_a_mixture_joins_names_and_knows_what_was_looked_for(folder):
     assert {mixed.names[c] for c in asked} == set(NAMES)  # nobody looked for emoji in these pictures
 
 
+def test_a_federated_set_stays_one(folder):
+    """LVIS: a picture's kinds and its neg_category_ids were looked for, nothing else; crops, copies and mixtures leave it so."""
+    path = folder / "annotations.json"
+    content = json.loads(path.read_text())
+    for image in content["images"]:
+        image |= {"neg_category_ids": [1], "not_exhaustive_category_ids": []}
+    path.write_text(json.dumps(content))
+    federated = DatasetBatches(dataset(folder), 2)
+    mixed = MixedBatches([federated, EmojiBatches(2)], [1, 1e-9])
+    for step in range(8):
+        for sample, shifted in zip(federated(step), mixed(step), strict=True):
+            assert {0, *sample.labels} <= set(sample.vocabulary) and len(sample.vocabulary) <= 3
+            assert {mixed.names[label] for label in shifted.vocabulary} == {NAMES[label] for label in sample.vocabulary}
+
+
+def test_scenes_are_enlarged_with_their_boxes():
+    for usual, large in zip(EmojiBatches(2, 3)(1), EmojiBatches(2, 3, short_side=256)(1), strict=True):
+        (height, width), scale = usual.image.shape[:2], 256 / 192
+        assert large.image.shape[:2] == (round(height * scale), round(width * scale)) and min(large.image.shape[:2]) == 256
+        np.testing.assert_allclose(large.boxes, usual.boxes * scale, rtol=5e-3)
+        assert np.array_equal(large.labels, usual.labels) and large.boxes.dtype == np.float32
+        x1, y1, x2, y2 = (round(side) for side in usual.boxes[0])
+        X1, Y1, X2, Y2 = (round(float(side)) for side in large.boxes[0])
+        colours = usual.image[y1:y2, x1:x2].mean((0, 1)), large.image[Y1:Y2, X1:X2].mean((0, 1))
+        np.testing.assert_allclose(*colours, atol=4)  # the same piece of the picture
+
+
 def test_what_was_not_looked_for_carries_no_loss():
     """Category 3 was not looked for in image 1: its text prompt and image 0's visual prompt of it are masked there."""
     model, samples = seeded_model(), [squares(0), squares(1)]

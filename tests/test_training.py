@@ -214,6 +214,8 @@ def test_a_run_may_start_from_a_checkpoint(tmp_path):
         expected = first.model.state_dict()[name]
         torch.testing.assert_close(tensor, expected.half().float() if tensor.is_floating_point() else expected)
     assert second.step == 0 and not second.optimizer.state
+    finer = dataclasses.replace(TINY, model=dataclasses.replace(TINY.model, short_side=96, long_side=192))
+    Trainer(tmp_path / "finer", finer, batches, NAMES).start_from(tmp_path / "saved")  # the same shapes
     larger = dataclasses.replace(TINY, model=dataclasses.replace(TINY.model, ffn_dim=96))
     with pytest.raises(CheckpointError, match="another model"):
         Trainer(tmp_path / "third", larger, batches, NAMES).start_from(tmp_path / "saved")

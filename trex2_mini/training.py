@@ -296,9 +296,13 @@ class Trainer:
         self.step = int(metadata["step"])
 
     def start_from(self, source: str | Path) -> None:
-        """Begin with a checkpoint's weights: a folder, or the name of one that comes with the repository. The optimizer and the steps start anew."""
+        """Begin with a checkpoint's weights: a folder, or the name of one that comes with the repository. The optimizer and the steps start anew.
+        The model must be the same but for the size of its pictures."""
         model, config, path = load_model(source)
-        if config.model != self.config.model:
+        model_config = dataclasses.replace(
+            config.model, **{name: getattr(self.config.model, name) for name in ("short_side", "long_side", "nms_iou")}
+        )  # these decide no shape
+        if model_config != self.config.model:
             raise CheckpointError(
                 f"{path} is another model than {self.config.name!r}; train with its own --config {path.parent / 'config.json'}"
             )

@@ -21,7 +21,8 @@ from .scenes import SIZES, SceneGenerator
 class EmojiBatches:
     """Fresh emoji scenes without end; one picture size a batch, so that nothing is padded. Every second scene holds the categories of
     the one before it, so that visual prompts can be trained across images. balance: see `open_batches`. catalogue, sizes (height, width):
-    a smaller world than all emoji in scenes of the usual sizes (ablations.py)."""
+    a smaller world than all emoji in scenes of the usual sizes (ablations.py). short_side: scenes are enlarged by short_side / 192, as the
+    detector enlarges the embedded sets' pictures for a model of that short side."""
 
     def __init__(
         self,
@@ -30,8 +31,9 @@ class EmojiBatches:
         balance: float = 0.0,
         catalogue: Sequence[EmojiCategory] | None = None,
         sizes: Sequence[tuple[int, int]] = SIZES,
+        short_side: int = 192,
     ):
-        self.batch_size, self.sizes = batch_size, sizes
+        self.batch_size, self.sizes, self.scale = batch_size, sizes, short_side / 192
         catalogue = load_catalogue() if catalogue is None else catalogue
         self.generator = SceneGenerator(seed=10_000 + seed, catalogue=catalogue)
         self.names = self.generator.names
@@ -45,7 +47,16 @@ class EmojiBatches:
         for i in range(self.batch_size):
             shared = np.unique(batch[-1].labels) if i % 2 and len(batch[-1].labels) else None
             batch.append(self.generator.scene(step * self.batch_size + i, size, shared))
-        return batch
+        return batch if self.scale == 1 else [_enlarged(sample, self.scale) for sample in batch]
+
+
+def _enlarged(sample: Sample, scale: float) -> Sample:
+    picture = torch.from_numpy(sample.image).permute(2, 0, 1)
+    height, width = (round(side * scale) for side in picture.shape[1:])
+    picture = v2.functional.resize(picture, [height, width], antialias=True)
+    sides = np.array([width, height] * 2, np.float32) / np.array(sample.image.shape[1::-1] * 2, np.float32)
+    image = np.ascontiguousarray(picture.permute(1, 2, 0).numpy())
+    return dataclasses.replace(sample, image=image, boxes=sample.boxes * sides)
 
 
 class DatasetBatches:
@@ -110,6 +121,8 @@ class DatasetBatches:
             pool = self._with[int(rng.choice(self._labels[index]))]  # the next picture shares a category with this one
             sample = self.dataset[index]
             cuts = (cuts if i % 2 else []) + self._cuts(sample)
+            if sample.vocabulary is not None:  # others of a kind that was not looked for may be there without a box
+                cuts = [(cut, label) for cut, label in cuts if label in sample.vocabulary]
             if cuts and rng.random() < self.pasted:
                 sample = paste(sample, cuts, rng)
             batch.append(self._changed(sample, height, width, rng))
@@ -143,7 +156,8 @@ class DatasetBatches:
             picture, boxes = view(picture, whole)
         kept = (box_area(boxes) >= self.least_visible * box_area(whole)) & (box_area(boxes) >= 9)
         image = np.ascontiguousarray(picture.permute(1, 2, 0).numpy())
-        return Sample(image, boxes[kept].numpy(), sample.labels[kept.numpy()], sample.image_id)
+        labels = sample.labels[kept.numpy()]
+        return Sample(image, boxes[kept].numpy(), labels, sample.image_id, vocabulary=sample.vocabulary)
 
 
 class MixedBatches:
@@ -167,7 +181,11 @@ class MixedBatches:
         own = self._label[which]
         known = np.sort(own)
         return [
-            dataclasses.replace(sample, labels=own[sample.labels], vocabulary=known)
+            dataclasses.replace(
+                sample,
+                labels=own[sample.labels],
+                vocabulary=known if sample.vocabulary is None else np.sort(own[sample.vocabulary]),
+            )
             for sample in self.sources[which](step)
         ]
 
@@ -191,7 +209,7 @@ def open_batches(
             raise ValueError(f"--data {entry}: expected NAME or NAME=SHARE with a number, got {share!r}") from None
         emoji = name == "emoji"
         sources.append(
-            EmojiBatches(batch_size, seed, balance)
+            EmojiBatches(batch_size, seed, balance, short_side=short_side)
             if emoji
             else DatasetBatches(open_dataset(name), batch_size, seed, short_side, balance)
         )
