@@ -10,7 +10,17 @@ import pytest
 from tiny import TINY_MODEL
 
 from trex2_mini import ablations
-from trex2_mini.ablations import TABLE_4, TRAINED, VARIANTS, ablate, compare, small_set, small_world, variant_config
+from trex2_mini.ablations import (
+    TABLE_4,
+    TRAINED,
+    VARIANTS,
+    ablate,
+    compare,
+    noise,
+    small_set,
+    small_world,
+    variant_config,
+)
 from trex2_mini.datasets.batches import EmojiBatches
 from trex2_mini.datasets.catalogue import load_catalogue
 from trex2_mini.training import iteration_kinds
@@ -76,8 +86,29 @@ def test_compare():
     results = [run("joint", 0, 10.0), run("joint", 1, 12.0), run("x", 0, 13.0), run("x", 1, 16.0), run("y", 1, 11.0)]
     table = compare(results)
     assert table["joint"]["text"] == (11.0, 0.0, 0.0)
+    # by hand: joint and x have the residuals -+0.25, +-0.25 (y, with one seed, fits exactly); one degree of freedom is left
+    deviation, freedom = noise(results, "text")
+    assert (deviation, freedom) == (pytest.approx(0.5), 1)
     mean, difference, half = table["x"]["text"]
     assert (mean, difference) == (14.5, 3.5) and half == pytest.approx(12.706 * 0.5, rel=1e-3)
-    assert table["y"]["text"][1:] == (-1.0, np.inf)
+    assert table["y"]["text"][1:] == (-1.0, pytest.approx(12.706 * 0.5 * 2**0.5, rel=1e-3))
+    assert compare([results[0], results[2]])["x"]["text"][2] == np.inf  # of one seed
     with pytest.raises(ValueError, match="no run of 'joint' under seed 2"):
         compare([*results, run("x", 2, 1.0)])
+
+
+def test_noise_is_found_where_it_was_put():
+    """Two-way layouts with a known spread, and a hole: the estimate's mean square is the variance, and 95 % of the intervals hold the truth."""
+    rng, squares, held = np.random.default_rng(0), [], []
+    for _ in range(400):
+        results = [
+            {"variant": name, "seed": seed, "AP": {"text": 3.0 * v + 5.0 * seed + 2.0 * rng.standard_normal()}}
+            for v, name in enumerate(("joint", "x", "y", "z"))
+            for seed in range(3)
+            if (name, seed) != ("z", 2)
+        ]
+        squares.append(noise(results, "text")[0] ** 2)
+        _, difference, half = compare(results)["z"]["text"]
+        held.append(abs(difference - 9.0) <= half)
+    assert noise(results, "text")[1] == 5
+    assert np.mean(squares) == pytest.approx(4.0, rel=0.1) and 0.92 <= np.mean(held) <= 0.98

@@ -145,8 +145,8 @@ def ablate(
 def compare(results: Sequence[dict], base: str = "joint") -> dict[str, dict[str, tuple[float, float, float]]]:
     """What each change did: {variant: {measure: (mean AP, mean difference to `base` of the same seed, half its 95 % interval)}}.
 
-    The interval is Student's t over the seeds' differences (infinite for one seed; two seeds make it wide, as it should be); a difference
-    is larger than the noise where it exceeds it. Raises ValueError where `base` is missing under a seed.
+    A difference is larger than the noise where it exceeds half its interval (`half_interval`; 0 for `base` itself). Raises ValueError where
+    `base` is missing under a seed.
     """
     runs = {(r["variant"], r["seed"]): r["AP"] for r in results}
     seeds: dict[str, list[int]] = {}
@@ -159,15 +159,29 @@ def compare(results: Sequence[dict], base: str = "joint") -> dict[str, dict[str,
         table[variant] = {}
         for measure in runs[variant, own[0]]:
             values = np.array([runs[variant, seed][measure] for seed in own])
-            differences = values - [runs[base, seed][measure] for seed in own]
-            table[variant][measure] = (float(values.mean()), float(differences.mean()), half_interval(differences))
+            difference = (values - [runs[base, seed][measure] for seed in own]).mean()
+            half = 0.0 if variant == base else half_interval(results, measure, len(own))
+            table[variant][measure] = (float(values.mean()), float(difference), half)
     return table
 
 
-def half_interval(differences: np.ndarray) -> float:
-    """Half of Student's 95 % interval of the mean of one difference a seed; infinite for one seed."""
-    count = len(differences)
-    return float(t.ppf(0.975, count - 1) * differences.std(ddof=1) / np.sqrt(count)) if count > 1 else np.inf
+def noise(results: Sequence[dict], measure: str) -> tuple[float, int]:
+    """(standard deviation of a run, its degrees of freedom): what is left of `measure` once each variant has its level and each seed its
+    shift. These are randomized blocks, the seeds being the blocks: all runs together say how far chance moves one, which two runs of one
+    variant cannot. It takes the spread to be the same for all variants. (nan, 0) where nothing is left: one seed or one variant.
+    """
+    variants, seeds = (sorted({r[key] for r in results}) for key in ("variant", "seed"))
+    design = np.array([[*(r["variant"] == v for v in variants), *(r["seed"] == s for s in seeds)] for r in results], float)
+    values = np.array([r["AP"][measure] for r in results])
+    solution, _, rank, _ = np.linalg.lstsq(design, values, rcond=None)
+    freedom = len(values) - int(rank)
+    return (float(np.sqrt(((values - design @ solution) ** 2).sum() / freedom)) if freedom else np.nan), freedom
+
+
+def half_interval(results: Sequence[dict], measure: str, pairs: int) -> float:
+    """Half of Student's 95 % interval of the mean difference of two variants over `pairs` seeds; infinite where no `noise` is known."""
+    deviation, freedom = noise(results, measure)
+    return float(t.ppf(0.975, freedom) * deviation * np.sqrt(2 / pairs)) if freedom else np.inf
 
 
 def _run(variant: str, config: Config, run: Path, work: Path) -> dict:

@@ -149,15 +149,15 @@ def over_sets(values: Sequence[float], resamples: int, statistic: Callable = np.
     return np.concatenate([[statistic(own)], statistic(own[drawn], axis=1)])
 
 
-def over_seeds(more: Sequence[float], less: Sequence[float]) -> Compared | None:
-    """Two trained variants, one number a seed each, with Student's interval of their difference (as `ablations.compare`). None under two."""
-    differences = np.asarray(more, dtype=float) - np.asarray(less, dtype=float)
-    count = len(differences)
-    if count < 2:
+def over_seeds(ablations: Sequence[dict], measure: str, more: str, less: str) -> Compared | None:
+    """Two trained variants, in pairs of one seed, with `ablations.half_interval` of their difference; None where that is unknown."""
+    runs = [{run["seed"]: run["AP"][measure] for run in ablations if run["variant"] == variant} for variant in (more, less)]
+    seeds = sorted(runs[0].keys() & runs[1].keys())
+    if not seeds or np.isinf(half := half_interval(ablations, measure, len(seeds))):
         return None
-    half = half_interval(differences)
-    low, high = differences.mean() - half, differences.mean() + half
-    return Compared(float(np.mean(more)), float(np.mean(less)), float(low), float(high), f"{count} seeds")
+    values = [float(np.mean([own[seed] for seed in seeds])) for own in runs]
+    difference = values[0] - values[1]
+    return Compared(*values, difference - half, difference + half, f"{len(seeds)} seeds")
 
 
 # prompts against AP (table 5)
@@ -385,12 +385,10 @@ def findings(
         compared(coco.ap("echo"), 0.5 * coco.ap("visual-i"), "images"))
 
     def variants(statement: str, column: str, more: tuple[str, str], less: tuple[str, str]) -> None:
-        """Two rows of table 4, (training, prompt) each, and the runs of the same names."""
+        """Two rows of table 4, (training, prompt) each, of one prompt, and the runs of the same names."""
         paper = tuple(table(4, column, training=training, prompt=prompt) for training, prompt in (more, less))
-        runs = [{run["seed"]: run["AP"][f"{prompt}/trained"] for run in ablations if run["variant"] == VARIANT_OF[training]}
-                for training, prompt in (more, less)]
-        seeds = sorted(runs[0].keys() & runs[1].keys())
-        add(statement, "table 4", paper, over_seeds(*([own[seed] for seed in seeds] for own in runs)), "needs variants trained under two seeds")
+        ours = over_seeds(ablations, f"{more[1]}/trained", VARIANT_OF[more[0]], VARIANT_OF[less[0]])
+        add(statement, "table 4", paper, ours, "needs variants trained under two seeds")
 
     aligned, apart = "joint, alignment", "joint, no alignment"
     variants("Alignment lifts examples (LVIS)", v, (aligned, "visual-g"), (apart, "visual-g"))
