@@ -168,7 +168,8 @@ def compare(results: Sequence[dict], base: str = "joint") -> dict[str, dict[str,
 def noise(results: Sequence[dict], measure: str) -> tuple[float, int]:
     """(standard deviation of a run, its degrees of freedom): what is left of `measure` once each variant has its level and each seed its
     shift. These are randomized blocks, the seeds being the blocks: all runs together say how far chance moves one, which two runs of one
-    variant cannot. It takes the spread to be the same for all variants. (nan, 0) where nothing is left: one seed or one variant.
+    variant cannot. It takes the spread to be the same for all variants; those that cannot do a thing at all (words alone asked for examples)
+    have nearly none and make it a little too small. (nan, 0) where nothing is left: one seed or one variant.
     """
     variants, seeds = (sorted({r[key] for r in results}) for key in ("variant", "seed"))
     design = np.array([[*(r["variant"] == v for v in variants), *(r["seed"] == s for s in seeds)] for r in results], float)
