@@ -59,8 +59,8 @@ demo: data ## run notebooks/00_quickstart.ipynb on the shipped checkpoint; leave
 	@echo "The executed notebook: $(DEMO)/00_quickstart.ipynb"
 	@echo "The same as a page:    $(DEMO)/00_quickstart.html (open it in a browser)"
 
-test: lint ## ruff, the tests, and every notebook from top to bottom
-	MPLBACKEND= $(PY) -m pytest --nbmake --nbmake-timeout=$(CELL_TIMEOUT) tests $(wildcard notebooks)
+test: lint ## ruff, the tests, and every notebook from top to bottom; the times of both at the end
+	MPLBACKEND= $(PY) -m pytest --nbmake --nbmake-timeout=$(CELL_TIMEOUT) --durations=90 --durations-min=3 tests $(wildcard notebooks)
 
 lint: $(STAMP) ## ruff on the package, the tests and the notebooks
 	$(PY) -m ruff check .
