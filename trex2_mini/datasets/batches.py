@@ -51,12 +51,19 @@ class EmojiBatches:
 
 
 def _enlarged(sample: Sample, scale: float) -> Sample:
-    picture = torch.from_numpy(sample.image).permute(2, 0, 1)
-    height, width = (round(side * scale) for side in picture.shape[1:])
-    picture = v2.functional.resize(picture, [height, width], antialias=True)
-    sides = np.array([width, height] * 2, np.float32) / np.array(sample.image.shape[1::-1] * 2, np.float32)
-    image = np.ascontiguousarray(picture.permute(1, 2, 0).numpy())
-    return dataclasses.replace(sample, image=image, boxes=sample.boxes * sides)
+    height, width = sample.image.shape[:2]
+    picture, boxes = v2.Resize([round(height * scale), round(width * scale)], antialias=True)(*_tensors(sample))
+    return dataclasses.replace(sample, image=_array(picture), boxes=boxes.numpy())
+
+
+def _tensors(sample: Sample) -> tuple[tv_tensors.Image, tv_tensors.BoundingBoxes]:
+    """Picture [3, H, W] and boxes, for torchvision's transforms, which move both."""
+    picture = tv_tensors.Image(torch.from_numpy(np.ascontiguousarray(sample.image)).permute(2, 0, 1))
+    return picture, tv_tensors.BoundingBoxes(torch.from_numpy(sample.boxes), format="XYXY", canvas_size=sample.image.shape[:2])
+
+
+def _array(picture: torch.Tensor) -> np.ndarray:
+    return np.ascontiguousarray(picture.permute(1, 2, 0).numpy())
 
 
 class DatasetBatches:
@@ -146,18 +153,14 @@ class DatasetBatches:
                 v2.RandomPhotometricDistort(p=0.5),
             ]
         )
-        picture = tv_tensors.Image(torch.from_numpy(np.ascontiguousarray(sample.image)).permute(2, 0, 1))
-        boxes = tv_tensors.BoundingBoxes(
-            torch.from_numpy(sample.boxes), format="XYXY", canvas_size=sample.image.shape[:2]
-        )
+        picture, boxes = _tensors(sample)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(rng.integers(2**62)))
             picture, whole = scale(picture, boxes)
             picture, boxes = view(picture, whole)
         kept = (box_area(boxes) >= self.least_visible * box_area(whole)) & (box_area(boxes) >= 9)
-        image = np.ascontiguousarray(picture.permute(1, 2, 0).numpy())
         labels = sample.labels[kept.numpy()]
-        return Sample(image, boxes[kept].numpy(), labels, sample.image_id, vocabulary=sample.vocabulary)
+        return Sample(_array(picture), boxes[kept].numpy(), labels, sample.image_id, vocabulary=sample.vocabulary)
 
 
 class MixedBatches:
