@@ -58,6 +58,8 @@ VARIANTS: dict[str, dict] = {
     "no balanced draws": {"balance": 0.0},
     "4 negative names": {"text_negatives": 4},
     "constant learning rate": {"decay_fraction": 0.0},
+    "bfloat16": {"amp": True},
+    "pictures enlarged to 192 px": {"short_side": 192, "long_side": 384},
 }
 TABLE_4 = tuple(VARIANTS)[:4]
 PROTOCOLS = (  # (protocol, category set)
@@ -186,8 +188,9 @@ def half_interval(results: Sequence[dict], measure: str, pairs: int) -> float:
 
 
 def _run(variant: str, config: Config, run: Path, work: Path) -> dict:
+    sizes, enlarged = ((SIDE, SIDE),), 192 * config.model.short_side // SIDE  # EmojiBatches counts in scenes of 192 px
     batches = EmojiBatches(
-        config.train.batch_size, config.train.seed, config.train.balance, small_world(), ((SIDE, SIDE),)
+        config.train.batch_size, config.train.seed, config.train.balance, small_world(), sizes, enlarged
     )
     trainer = Trainer(run, config, batches, batches.names, batches.trainable)
     if trainer.state_path.is_file():

