@@ -4,7 +4,7 @@ A tower that has read only the training names knows nothing of others. The paper
 sentence encoder MiniLM (all-MiniLM-L6-v2, Apache-2.0) comes as a package. It is needed here and never again: detection uses the tower alone.
 
 The detector keeps its T of the names it was trained with. Every other word shall mean a mixture of those, weighted by how near it is to each in
-the teacher's eyes: "cattle" becomes nearly "cow", "lynx" something between "leopard" and "tiger". The words come from ImageNet's synsets
+the teacher's eyes: "cattle" becomes nearly "cow", "lynx" a "cat" with some "leopard" in it. The words come from ImageNet's synsets
 (timm carries them), Unicode's pictographs and the emoji catalogue with its synonyms: words only, no picture of any of them. Of a word that
 ImageNet knows the teacher reads what a dictionary says ("lorry, camion: a large truck ..."), which tells more than the bare word.
 """
