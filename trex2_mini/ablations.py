@@ -188,9 +188,14 @@ def half_interval(results: Sequence[dict], measure: str, pairs: int) -> float:
 
 
 def _run(variant: str, config: Config, run: Path, work: Path) -> dict:
-    sizes, enlarged = ((SIDE, SIDE),), 192 * config.model.short_side // SIDE  # EmojiBatches counts in scenes of 192 px
+    enlarged = 192 * config.model.short_side // SIDE  # EmojiBatches counts in scenes of 192 px
     batches = EmojiBatches(
-        config.train.batch_size, config.train.seed, config.train.balance, small_world(), sizes, enlarged
+        config.train.batch_size,
+        config.train.seed,
+        config.train.balance,
+        small_world(),
+        sizes=((SIDE, SIDE),),
+        short_side=enlarged,
     )
     trainer = Trainer(run, config, batches, batches.names, batches.trainable)
     if trainer.state_path.is_file():

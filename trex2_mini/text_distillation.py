@@ -42,18 +42,16 @@ def catalogue_names() -> list[str]:
 
 def vocabulary() -> dict[str, list[str]]:
     """About 39,000 names of things, in alphabetical order, each with what the teacher reads for it: a line of the dictionary for each of its
-    senses where ImageNet knows it ("cup, loving cup: a trophy ..."), else the name itself."""
+    senses where ImageNet knows it ("crane: lifts and moves heavy objects ..."), else the name itself."""
     imagenet = ImageNetInfo("imagenet22k")
-    found: dict[str, list[str]] = {}
+    senses: dict[str, list[str]] = {}
     for synset in imagenet.label_names():
+        line = imagenet.label_name_to_description(synset, True)
         for lemma in imagenet.label_name_to_description(synset, False).split(","):
-            found.setdefault(lemma.strip().lower(), []).append(imagenet.label_name_to_description(synset, True))
-    for code in PICTOGRAPHS:
-        found.setdefault(unicodedata.name(chr(code), "").lower(), [])
-    found = {name: senses for name, senses in found.items() if 0 < len(name) < 40}
-    for name in catalogue_names():
-        found.setdefault(name, [])
-    return {name: found[name] or [name] for name in sorted(found)}
+            senses.setdefault(lemma.strip().lower(), []).append(line)
+    found = senses.keys() | {unicodedata.name(chr(code), "").lower() for code in PICTOGRAPHS}
+    names = {name for name in found if 0 < len(name) < 40} | set(catalogue_names())
+    return {name: senses.get(name, [name]) for name in sorted(names)}
 
 
 def teacher_embeddings(names: Sequence[str], batch_size: int = 256) -> Tensor:
