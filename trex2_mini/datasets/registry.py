@@ -1,4 +1,6 @@
-"""All sets by name: the embedded emoji family, the coins, the official COCO and LVIS files, and folders in any format of formats.py."""
+"""All sets by name: the embedded emoji family, the coins, the official COCO and LVIS files, and folders in any format
+of formats.py.
+"""
 
 from __future__ import annotations
 
@@ -23,8 +25,10 @@ def open_dataset(name: str) -> CocoDataset:
     """Open a set by its name.
 
     Args:
-        name: "emoji-val" or another set of the embedded family, or "coins" (made on first use); "coco-val2017", "coco-train2017",
-            "lvis-val", "lvis-minival", "lvis-train" (official files under <data root>); or a folder: annotations.json and
+        name: "emoji-val" or another set of the embedded family, or "coins" (made on first use); "coco-val2017",
+            "coco-train2017",
+            "lvis-val", "lvis-minival", "lvis-train" (official files under <data root>); or a folder: annotations.json
+            and
             images/, a Roboflow export (_annotations.coco.json), or Pascal VOC (one XML a picture).
 
     Raises:
