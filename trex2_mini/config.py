@@ -161,12 +161,15 @@ _KINDS = {  # by a field's annotation
 _RANGES = {
     # of CLIP's tokenizer
     "width": (1, 4096), "heads": (1, 64), "layers": (1, 48), "context_length": (3, 512), "vocab_size": (49408, 200_000),
-    "frozen_stages": (0, 16), "strides": (1, 1024), "backbone_levels": (1, 8), "dim": (4, 2048), "points": (1, 64), "ffn_dim": (1, 16384),
-    "encoder_layers": (1, 48), "decoder_layers": (1, 48), "num_queries": (1, 20_000), "prompt_blocks": (1, 48), "prompt_ffn_dim": (1, 16384),
+    "frozen_stages": (0, 16), "strides": (1, 1024), "backbone_levels": (1, 8), "dim": (4, 2048), "points": (1, 64),
+    "ffn_dim": (1, 16384),
+    "encoder_layers": (1, 48), "decoder_layers": (1, 48), "num_queries": (1, 20_000), "prompt_blocks": (1, 48),
+    "prompt_ffn_dim": (1, 16384),
     "position_temperature": (1e-3, 1e9), "short_side": (1, 8192), "long_side": (1, 16384), "nms_iou": (0, 1),
     "steps": (1, 10**9), "batch_size": (1, 65536), "parts": (1, 65536),
     "decay_fraction": (0, 1), "balance": (0, 1), "cross_image": (0, 1), "point_probability": (0, 1),
-    "label_noise": (0, 1), "focal_alpha": (0, 1), "text_negatives": (0, 10**6), "denoising_queries": (0, 10_000), "seed": (0, 2**63 - 1),
+    "label_noise": (0, 1), "focal_alpha": (0, 1), "text_negatives": (0, 10**6), "denoising_queries": (0, 10_000),
+    "seed": (0, 2**63 - 1),
 }  # fmt: skip
 
 

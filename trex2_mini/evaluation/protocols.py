@@ -187,7 +187,9 @@ def answers(
     batch_size: int = 8,
     progress: bool = True,
 ) -> Answers:
-    """The detections of one of PROTOCOLS, or of video, with what is needed to measure them. Arguments as in `evaluate`."""
+    """The detections of one of PROTOCOLS, or of video, with what is needed to measure them. Arguments as in
+    `evaluate`.
+    """
     examples = EXAMPLES.get(protocol, 16) if examples is None else examples
     _check(protocol, synonyms, baselines)
     detector = Detector.load(checkpoint) if isinstance(checkpoint, (str, Path)) else checkpoint
