@@ -413,8 +413,10 @@ def _benchmark(options: argparse.Namespace) -> None:
 
 def _scorecard(options: argparse.Namespace) -> None:
     from trex2_mini.reproduction.scorecard import as_table, scorecard
+    from trex2_mini.reproduction.tables import as_markdown
 
-    print(as_table(scorecard(options.checkpoint, options.draws, options.limit, options.json, options.source)), end="")
+    results = scorecard(options.checkpoint, options.draws, options.limit, options.json, options.source)
+    print(as_markdown(as_table(results), ".1f"), end="")
 
 
 def _detect(options: argparse.Namespace) -> None:
@@ -469,7 +471,8 @@ def _warm_start(options: argparse.Namespace) -> None:
 
 def _reproduce(options: argparse.Namespace) -> None:
     from trex2_mini.paths import REPOSITORY
-    from trex2_mini.reproduction.batches import SCALES, as_markdown, read_grid, read_scale, reproduce
+    from trex2_mini.reproduction.batches import SCALES, read_grid, read_scale, reproduce
+    from trex2_mini.reproduction.tables import as_markdown
 
     runs = (read_scale if options.scale in SCALES else read_grid)(options.scale)
     runs = [run for run in runs if run.notebook.stem.startswith(options.only or "")]
@@ -479,7 +482,11 @@ def _reproduce(options: argparse.Namespace) -> None:
     rows = reproduce(runs, out, options.workers, options.submitit)
     print(as_markdown(rows), end="")
     print(f"tables: {out}/table.csv, table.md, table.html")
-    failed = {(row["notebook"], row["parameters"]): row["status"] for row in rows if row["status"] != "done"}
+    failed = {
+        (row["notebook"], row["parameters"]): row["status"]
+        for row in rows.to_dict("records")
+        if row["status"] != "done"
+    }
     if failed:
         raise ValueError(f"{len(failed)} of {len(runs)} runs failed; the same command tries them again: {failed}")
 
