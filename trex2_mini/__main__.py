@@ -320,8 +320,11 @@ def _train(options: argparse.Namespace) -> None:
         config = dataclasses.replace(config, model=dataclasses.replace(config.model, backbone_pretrained=False))
     recipe = config.train
     with one_of_many(options.device):  # under torchrun the processes share the batch; the first one logs and saves
-        size = recipe.batch_size // batch_parts(recipe)
-        batches = open_batches(options.data, size, recipe.seed, config.model.short_side, recipe.balance)
+        parts = batch_parts(recipe)
+        size = recipe.batch_size // parts
+        batches = open_batches(
+            options.data, size, recipe.seed, config.model.short_side, recipe.balance, recipe.short_sides, parts
+        )
         trainer = Trainer(
             options.run,
             config,

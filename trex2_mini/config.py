@@ -87,6 +87,10 @@ class TrainConfig:
         0.25  # the last part of the steps, over which the learning rate falls linearly to 2 % of itself
     )
     clip_norm: float = 1.0
+    ema: float = 0.0  # what is used in the end is an exponential average of the weights, each step keeps this share of it; 0: the last weights
+    short_sides: tuple[int, ...] = (
+        0,
+    )  # px; every step's pictures have one of these short sides, drawn evenly (a side may stand here twice). 0: the model's own
     visual_per_text: int = (
         0  # visual iterations for one text iteration; 0: both in every iteration, on one encoding of the images
     )
@@ -161,7 +165,7 @@ _RANGES = {  # of numbers, both ends included; others are finite and at least 0.
     "position_temperature": (1e-3, 1e9), "short_side": (1, 8192), "long_side": (1, 16384), "nms_iou": (0, 1),
     "steps": (1, 10**9), "batch_size": (1, 65536), "parts": (1, 65536),
     "decay_fraction": (0, 1), "balance": (0, 1), "cross_image": (0, 1), "point_probability": (0, 1),
-    "label_noise": (0, 1), "focal_alpha": (0, 1), "text_negatives": (0, 10**6), "denoising_queries": (0, 10_000), "seed": (0, 2**63 - 1),
+    "ema": (0, 0.999999), "short_sides": (0, 8192), "label_noise": (0, 1), "focal_alpha": (0, 1), "text_negatives": (0, 10**6), "denoising_queries": (0, 10_000), "seed": (0, 2**63 - 1),
 }  # fmt: skip
 
 

@@ -162,7 +162,14 @@ def iteration_losses(
             losses[f"{kind}/token"] = config.loss_token * told * share
     if config.loss_align and "visual" in prompted:
         column = torch.tensor([asked.index(c) for own in categories for c in own], device=device)
-        aligned = alignment_loss(prompted["visual"].prompts[0], prompted["text"].prompts[0], column)
+        counts = torch.stack(
+            [
+                torch.tensor([n == c or s.ambiguous is None or n not in s.ambiguous for n in asked], device=device)
+                for s, own in zip(samples, categories, strict=True)
+                for c in own
+            ]
+        )
+        aligned = alignment_loss(prompted["visual"].prompts[0], prompted["text"].prompts[0], column, counts)
         losses["align"] = config.loss_align * aligned * own[1] / whole[1]
     return losses
 
@@ -227,7 +234,8 @@ def make_optimizer(model: TRex2, config: TrainConfig) -> torch.optim.AdamW:
 
 
 class Trainer:
-    """A run in a folder: `config.json`, `log.jsonl`, `state.safetensors` (to go on), `model.safetensors` (half precision, to use)."""
+    """A run in a folder: `config.json`, `log.jsonl`, `state.safetensors` (to go on), `model.safetensors` (half precision, to use; the average
+    of the weights, if `config.train.ema`)."""
 
     def __init__(
         self,
@@ -257,6 +265,8 @@ class Trainer:
                 self.iteration, broadcast_buffers=False, find_unused_parameters=True
             )
         self.optimizer = make_optimizer(self.model, config.train)
+        self.average: dict[str, Tensor] = {}  # of the weights, if config.train.ema; else empty
+        self._restart_average()
         self.step = 0
         self.run.mkdir(parents=True, exist_ok=True)
 
@@ -264,12 +274,17 @@ class Trainer:
     def state_path(self) -> Path:
         return self.run / "state.safetensors"
 
+    def _restart_average(self) -> None:
+        if self.config.train.ema:
+            self.average = {name: own.detach().clone() for name, own in self.model.named_parameters() if own.requires_grad}
+
     def save(self) -> None:
         """Write the resumable state, whole or not at all."""
         tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
         for name, parameter in self.model.named_parameters():
             for key, value in self.optimizer.state.get(parameter, {}).items():
                 tensors[f"optimizer.{key}.{name}"] = torch.as_tensor(value)
+        tensors |= {f"average.{name}": value for name, value in self.average.items()}
         write_tensors(self.state_path, tensors, {"step": str(self.step), "config": self.config.to_json()})
 
     def resume(self) -> None:
@@ -293,6 +308,9 @@ class Trainer:
                     k.split(".", 2)[1]: torch.empty_like(parameter).copy_(tensors[k]) if tensors[k].ndim else tensors[k]
                     for k in keys
                 }
+        self._restart_average()  # from the weights, where the state was saved without an average
+        for name, value in self.average.items():
+            value.copy_(tensors.get(f"average.{name}", value))
         self.step = int(metadata["step"])
 
     def start_from(self, source: str | Path) -> None:
@@ -307,6 +325,7 @@ class Trainer:
                 f"{path} is another model than {self.config.name!r}; train with its own --config {path.parent / 'config.json'}"
             )
         self.model.load_state_dict(model.state_dict())
+        self._restart_average()
 
     def train(self, save_every: int = 250, progress: bool = True, workers: int = 1) -> None:
         """Run until `config.train.steps`; logs every 20 steps, saves every `save_every` and at the end (the first process does).
@@ -372,7 +391,7 @@ class Trainer:
             if first and (self.step % save_every == 0 or self.step == train.steps):
                 self.save()
         if first:
-            save_model(self.run, self.model, self.config)
+            save_model(self.run, self.model, self.config, self.average)
 
     def _update(self, parts: dict[int, list[Sample]]) -> dict[str, float]:
         """One optimizer step; parts: those of this process, by number. Returns what they add to the losses."""
@@ -388,6 +407,11 @@ class Trainer:
                 f"the gradient is not finite at step {self.step}; the last saved state is {self.state_path}; lower the learning rate"
             )
         self.optimizer.step()
+        if self.average:
+            # a short memory at first: at step n it is that of n / 10 steps
+            kept = min(train.ema, (1 + self.step) / (10 + self.step))
+            own = dict(self.model.named_parameters())
+            torch._foreach_lerp_(list(self.average.values()), [own[name].detach() for name in self.average], 1 - kept)
         return losses
 
     def _backward(self, parts: dict[int, list[Sample]]) -> dict[str, float]:

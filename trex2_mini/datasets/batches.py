@@ -15,6 +15,7 @@ from torchvision.transforms import v2
 from .catalogue import EmojiCategory, load_catalogue
 from .coco import CocoDataset, Sample, open_dataset
 from .copy_paste import cut_out, paste
+from .cutouts import Backgrounds, CutoutGenerator, Library
 from .scenes import SIZES, SceneGenerator
 
 
@@ -43,16 +44,51 @@ class EmojiBatches:
 
     def __call__(self, step: int) -> list[Sample]:
         size = self.sizes[np.random.default_rng([self.generator.seed, step]).integers(len(self.sizes))]
-        batch: list[Sample] = []
-        for i in range(self.batch_size):
-            shared = np.unique(batch[-1].labels) if i % 2 and len(batch[-1].labels) else None
-            batch.append(self.generator.scene(step * self.batch_size + i, size, shared))
-        return batch if self.scale == 1 else [_enlarged(sample, self.scale) for sample in batch]
+        batch = _paired(self.generator, step, self.batch_size, size)
+        enlarged = round(size[0] * self.scale), round(size[1] * self.scale)
+        return batch if self.scale == 1 else [_enlarged(sample, *enlarged) for sample in batch]
+
+    def pictures(self, index: int, count: int, size: tuple[int, int]) -> list[Sample]:
+        """`count` scenes of one (height, width), numbers index * count and on."""
+        scale = 192 / min(size)
+        batch = _paired(self.generator, index, count, (round(size[0] * scale), round(size[1] * scale)))
+        return [_enlarged(sample, *size) for sample in batch]
 
 
-def _enlarged(sample: Sample, scale: float) -> Sample:
-    height, width = sample.image.shape[:2]
-    picture, boxes = v2.Resize([round(height * scale), round(width * scale)], antialias=True)(*_tensors(sample))
+class CutoutBatches:
+    """Scenes of cut-outs without end, paired as emoji scenes are. short_side: of the sizes of a batch, those of emoji scenes times
+    short_side / 192."""
+
+    def __init__(self, library: Library, batch_size: int, backgrounds: Backgrounds | None = None, seed: int = 0, short_side: int = 192):
+        self.batch_size, self.short_side = batch_size, short_side
+        self.generator = CutoutGenerator(library.part(held_out=False), backgrounds, seed=20_000 + seed)
+        self.names, self.trainable = self.generator.names, self.generator.drawable
+
+    def __call__(self, step: int) -> list[Sample]:
+        return self.pictures(step, self.batch_size, _size(self.short_side, np.random.default_rng([self.generator.seed, step])))
+
+    def pictures(self, index: int, count: int, size: tuple[int, int]) -> list[Sample]:
+        """`count` scenes of one (height, width), numbers index * count and on."""
+        return _paired(self.generator, index, count, size)
+
+
+def _paired(generator: SceneGenerator, index: int, count: int, size: tuple[int, int]) -> list[Sample]:
+    """Scenes index * count and on; every second one holds the categories of the one before it."""
+    batch: list[Sample] = []
+    for i in range(count):
+        shared = np.unique(batch[-1].labels) if i % 2 and len(batch[-1].labels) else None
+        batch.append(generator.scene(index * count + i, size, shared))
+    return batch
+
+
+def _size(short_side: int, rng: np.random.Generator) -> tuple[int, int]:
+    """(height, width) of the pictures of a batch, multiples of 32: the sizes of emoji scenes times short_side / 192."""
+    height, width = SIZES[rng.integers(len(SIZES))]
+    return round(height * short_side / 192 / 32) * 32, round(width * short_side / 192 / 32) * 32
+
+
+def _enlarged(sample: Sample, height: int, width: int) -> Sample:
+    picture, boxes = v2.Resize([height, width], antialias=True)(*_tensors(sample))
     return dataclasses.replace(sample, image=_array(picture), boxes=boxes.numpy())
 
 
@@ -117,11 +153,17 @@ class DatasetBatches:
 
     def __call__(self, step: int) -> list[Sample]:
         rng = np.random.default_rng([self.seed, step, 3])
-        height, width = (round(side * self.short_side / 192 / 32) * 32 for side in SIZES[rng.integers(len(SIZES))])
+        return self._drawn(self.batch_size, _size(self.short_side, rng), rng)
+
+    def pictures(self, index: int, count: int, size: tuple[int, int]) -> list[Sample]:
+        """`count` pictures of one (height, width), drawn from (seed, index)."""
+        return self._drawn(count, size, np.random.default_rng([self.seed, index, 3]))
+
+    def _drawn(self, count: int, size: tuple[int, int], rng: np.random.Generator) -> list[Sample]:
         batch: list[Sample] = []
         held = sorted(self._with)
         cuts: list[tuple[Image.Image, int]] = []
-        for i in range(self.batch_size):
+        for i in range(count):
             if i % 2 == 0:
                 pool = self._with[int(rng.choice(held))] if rng.random() < self.balance else self._pictures
             index = pool[rng.integers(len(pool))]
@@ -132,7 +174,7 @@ class DatasetBatches:
                 cuts = [(cut, label) for cut, label in cuts if label in sample.vocabulary]
             if cuts and rng.random() < self.pasted:
                 sample = paste(sample, cuts, rng)
-            batch.append(self._changed(sample, height, width, rng))
+            batch.append(self._changed(sample, *size, rng))
         return batch
 
     def _cuts(self, sample: Sample) -> list[tuple[Image.Image, int]]:
@@ -145,7 +187,7 @@ class DatasetBatches:
 
     def _changed(self, sample: Sample, height: int, width: int, rng: np.random.Generator) -> Sample:
         """A random view of `sample`, [height, width]."""
-        scale = v2.ScaleJitter((height, width), (0.6, 1.8), antialias=True)
+        scale = v2.ScaleJitter((height, width), (0.75, 1.9), antialias=True)
         view = v2.Compose(
             [
                 v2.RandomCrop((height, width), pad_if_needed=True, fill=124),
@@ -163,57 +205,106 @@ class DatasetBatches:
         return Sample(_array(picture), boxes[kept].numpy(), labels, sample.image_id, vocabulary=sample.vocabulary)
 
 
+Source = EmojiBatches | CutoutBatches | DatasetBatches
+
+
 class MixedBatches:
-    """Batches of several sources in turn, each with its share; a batch comes from one source. Categories of one name are one category.
+    """Batches in which each pair of pictures comes from a source drawn by its share. Categories of one name are one category; a capital
+    letter and a low line for a space make no other name.
 
     A source's pictures say nothing about the categories that only other sources know: `Sample.vocabulary` tells which ones count.
+
+    Args:
+        sources, shares: where pictures come from, and how often; pictures that need not be of a set, see `open_batches`.
+        short_sides: each step has one of these short sides, drawn evenly; all pictures of a batch have one size.
+        parts: batches (parts) of one step, which all have one short side.
     """
 
-    def __init__(self, sources: Sequence[EmojiBatches | DatasetBatches], shares: Sequence[float], seed: int = 0):
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        shares: Sequence[float],
+        seed: int = 0,
+        short_sides: Sequence[int] = (192,),
+        parts: int = 1,
+    ):
         if len(sources) != len(shares) or not sources or min(shares) <= 0:
             raise ValueError(f"expected a share above 0 for each of {len(sources)} sources, got {list(shares)}")
-        self.sources, self.seed = list(sources), seed
+        self.sources, self.seed, self.short_sides, self.parts = list(sources), seed, tuple(short_sides), parts
         self.shares = np.array(shares) / sum(shares)
-        self.names = list(dict.fromkeys(name for source in sources for name in source.names))
-        place = {name: label for label, name in enumerate(self.names)}
-        self._label = [np.array([place[name] for name in source.names]) for source in sources]
+        spelling: dict[str, str] = {}  # of each name, the first one met
+        for source in sources:
+            for name in source.names:
+                spelling.setdefault(_plain(name), name)
+        self.names = list(spelling.values())
+        place = {plain: label for label, plain in enumerate(spelling)}
+        self._label = [np.array([place[_plain(name)] for name in source.names]) for source in sources]
         self.trainable = sorted({int(own[c]) for source, own in zip(sources, self._label) for c in source.trainable})
 
     def __call__(self, step: int) -> list[Sample]:
-        which = int(np.random.default_rng([self.seed, step, 4]).choice(len(self.sources), p=self.shares))
-        own = self._label[which]
-        known = np.sort(own)
-        return [
-            dataclasses.replace(
-                sample,
-                labels=own[sample.labels],
-                vocabulary=known if sample.vocabulary is None else np.sort(own[sample.vocabulary]),
-            )
-            for sample in self.sources[which](step)
-        ]
+        rng, count = np.random.default_rng([self.seed, step, 4]), self.sources[0].batch_size
+        short_side = np.random.default_rng([self.seed, step // self.parts, 5]).choice(self.short_sides)
+        size = _size(int(short_side), rng)
+        batch: list[Sample] = []
+        for pair in range(0, count, 2):
+            which = int(rng.choice(len(self.sources), p=self.shares))
+            # a number that no other pair has, whatever its source
+            drawn = self.sources[which].pictures(step * (count + 1) // 2 + pair // 2, min(2, count - pair), size)
+            batch += [self._joined(sample, self._label[which]) for sample in drawn]
+        return batch
+
+    @staticmethod
+    def _joined(sample: Sample, own: np.ndarray) -> Sample:
+        """A source's picture with the labels of the mixture; own: label of the mixture for each of the source's."""
+        return dataclasses.replace(
+            sample,
+            labels=own[sample.labels],
+            vocabulary=np.unique(own if sample.vocabulary is None else own[sample.vocabulary]),
+            ambiguous=None if sample.ambiguous is None else own[sample.ambiguous],
+        )
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace("_", " ").strip()
 
 
 def open_batches(
-    data: Sequence[str], batch_size: int, seed: int = 0, short_side: int = 192, balance: float = 0.0
-) -> EmojiBatches | DatasetBatches | MixedBatches:
-    """data: "emoji" (scenes made on the fly) or anything `open_dataset` takes, each with =SHARE where there are several.
+    data: Sequence[str],
+    batch_size: int,
+    seed: int = 0,
+    short_side: int = 192,
+    balance: float = 0.0,
+    short_sides: Sequence[int] = (0,),
+    parts: int = 1,
+) -> Source | MixedBatches:
+    """data: "emoji" (scenes made on the fly), "cutouts:FOLDER" (scenes of the cut-outs in a folder, before pieces of the photographs of the
+    other sets of the mixture) or anything `open_dataset` takes, each with =SHARE where there are several.
 
-    balance (0..1): the share of draws that take every category with the same chance; the others follow the data's long tail.
+    balance (0..1): the share of draws that take every category with the same chance; the others follow the data's long tail (cut-outs are
+    always balanced). short_sides: one is drawn for every step, of `parts` batches; (0,): all have `short_side`.
     """
     if not isinstance(batch_size, int) or batch_size < 1 or not isinstance(balance, (int, float)) or not 0 <= balance <= 1:
         raise ValueError(f"expected batch_size of at least 1 and balance in 0..1, got {batch_size!r} and {balance!r}")
-    sources, shares = [], []
+    names, shares = [], []
     for entry in data:
         name, separator, share = entry.rpartition("=")
         name, share = (name, share) if separator else (entry, "1")
+        names.append(name)
         try:
             shares.append(float(share))
         except ValueError:
             raise ValueError(f"--data {entry}: expected NAME or NAME=SHARE with a number, got {share!r}") from None
-        emoji = name == "emoji"
-        sources.append(
-            EmojiBatches(batch_size, seed, balance, short_side=short_side)
-            if emoji
-            else DatasetBatches(open_dataset(name), batch_size, seed, short_side, balance)
-        )
-    return sources[0] if len(sources) == 1 else MixedBatches(sources, shares, seed)
+    sets = {name: open_dataset(name) for name in names if name != "emoji" and not name.startswith("cutouts:")}
+    backgrounds = Backgrounds.of(list(sets.values())) if sets else None
+    sources: list[Source] = []
+    for name in names:
+        if name == "emoji":
+            sources.append(EmojiBatches(batch_size, seed, balance, short_side=short_side))
+        elif name in sets:
+            sources.append(DatasetBatches(sets[name], batch_size, seed, short_side, balance))
+        else:
+            sources.append(CutoutBatches(Library.open(name.removeprefix("cutouts:")), batch_size, backgrounds, seed, short_side))
+    sides = [side or short_side for side in short_sides]
+    if len(sources) == 1 and sides == [short_side]:
+        return sources[0]
+    return MixedBatches(sources, shares, seed, sides, parts)

@@ -29,6 +29,7 @@ class Sample:
     image_id: int
     areas: np.ndarray | None = None  # float32 [N], pixels of each object (its visible part), where known
     vocabulary: np.ndarray | None = None  # int64, sorted: the labels that were looked for in the picture; None: all
+    ambiguous: np.ndarray | None = None  # int64: other names of its objects, broader or narrower ones; no wrong answers
 
 
 def load_image(source: str | Path | Image.Image | np.ndarray) -> np.ndarray:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from trex2_mini.datasets.canvas import tight_box
-from trex2_mini.datasets.catalogue import EmojiCategory, load_catalogue
+from trex2_mini.datasets.catalogue import EmojiCategory, load_catalogue, icon_pyramid
 from trex2_mini.datasets.coco import Sample
 from trex2_mini.datasets.emoji_worlds import WorldGenerator, world_catalogue
 from trex2_mini.datasets.scenes import SceneConfig, SceneGenerator, turned
@@ -101,7 +101,7 @@ def clip(seed: int, index: int, held: list[int]) -> list[Picture]:
         pixels, owner = ground.copy(), np.full((height, width), -1)
         whole = []
         for i in range(count):
-            patch = turned(keys[i], side[i] * growth[i] ** time, angle[i] + turn[i] * time, flip[i])
+            patch = turned(icon_pyramid(keys[i]), side[i] * growth[i] ** time, angle[i] + turn[i] * time, flip[i])
             x, y = centre[i] + (goal[i] - centre[i]) * time + bow[i] * np.sin(np.pi * time)
             left, top = round(x - patch.shape[1] / 2), round(y - patch.shape[0] / 2)
             whole.append(np.count_nonzero(patch[..., 3] > 127.5))
