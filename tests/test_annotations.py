@@ -1,4 +1,6 @@
-"""Exports read back by programs that are not ours (pycocotools, supervision), and whole folders: resumed, refused, unreadable pictures."""
+"""Exports read back by programs that are not ours (pycocotools, supervision), and whole folders: resumed, refused,
+unreadable pictures.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,7 @@ from trex2_mini import Detections, Detector, PromptBank, annotations
 from trex2_mini.__main__ import main
 from trex2_mini.annotations import detect_folder, export, pictures_in
 from trex2_mini.checkpoint import save_model
-from trex2_mini.datasets.coco import open_dataset
+from trex2_mini.datasets.registry import open_dataset
 
 NAMES = ["red square", 'a "quoted" name', "grün"]
 

@@ -1,6 +1,7 @@
 """Checkpoints: safetensors, written whole or not at all, read with clear errors. Never pickle.
 
-A model is a folder: `model.safetensors` (weights, half precision when shipped), `config.json`, and what training left beside them.
+A model is a folder: `model.safetensors` (weights, half precision when shipped), `config.json`, and what training left
+beside them.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from .config import Config
-from .model.trex2 import TRex2
-from .paths import REPOSITORY, write_text
+from trex2_mini.config import Config
+from trex2_mini.model.trex2 import TRex2
+from trex2_mini.paths import REPOSITORY, write_text
 
 SHIPPED = REPOSITORY / "data" / "checkpoints"
 
@@ -28,9 +29,11 @@ class CheckpointError(ValueError):
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    """Write a safetensors file in a temporary folder beside it, then rename it: the file under its own name is always whole.
+    """Write a safetensors file in a temporary folder beside it, then rename it: the file under its own name is always
+    whole.
 
-    Raises CheckpointError where it cannot be written; what was there before is still there. A process that is killed within leaves its
+    Raises CheckpointError where it cannot be written; what was there before is still there. A process that is killed
+    within leaves its
     `*.part` folder behind, which nothing reads.
     """
     # a folder, since safetensors puts a draft of its own beside what it writes
@@ -70,7 +73,9 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 def save_model(
     folder: Path, model: TRex2, config: Config, weights: Mapping[str, Tensor] | None = None, half: bool = True
 ) -> None:
-    """Write `model.safetensors` and `config.json` into `folder`. weights: stand in for the model's own, by name (an average of them)."""
+    """Write `model.safetensors` and `config.json` into `folder`.
+
+    weights: stand in for the model's own, by name (an average of them)."""
     whole = {**model.state_dict(), **(weights or {})}
     tensors = {k: v.half() if half and v.is_floating_point() else v for k, v in whole.items()}
     write_tensors(folder / "model.safetensors", tensors)
@@ -78,7 +83,9 @@ def save_model(
 
 
 def load_model(source: str | Path) -> tuple[TRex2, Config, Path]:
-    """(model in eval mode and float32, its configuration, the weights' path) from a folder or the name of a shipped checkpoint."""
+    """(model in eval mode and float32, its configuration, the weights' path) from a folder or the name of a shipped
+    checkpoint.
+    """
     folder = Path(source)
     if not folder.exists() and (SHIPPED / str(source)).is_dir():
         folder = SHIPPED / str(source)

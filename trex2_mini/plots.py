@@ -11,8 +11,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
-from .datasets.coco import load_image
-from .detector import Detections
+from trex2_mini.detector import Detections
+from trex2_mini.images import load_image
 
 PALETTE = plt.get_cmap("tab10").colors
 
@@ -25,7 +25,9 @@ def show_detections(
     boxes: Mapping | Sequence | None = None,
     points: Mapping | Sequence | None = None,
 ) -> Axes:
-    """Draw `detections` over `image` (anything `load_image` takes); `boxes` and `points` are the visual prompts, drawn dashed and as stars."""
+    """Draw `detections` over `image` (anything `load_image` takes); `boxes` and `points` are the visual prompts, drawn
+    dashed and as stars.
+    """
     array = load_image(image)
     if ax is None:
         _, ax = plt.subplots(figsize=(5 * array.shape[1] / array.shape[0], 5))

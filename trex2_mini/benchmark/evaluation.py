@@ -1,4 +1,6 @@
-"""Evaluation: encoding once against a pass a prompt, batches against single images, and our AP against plain pycocotools."""
+"""Evaluation: encoding once against a pass a prompt, batches against single images, and our AP against plain
+pycocotools.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +11,9 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from ..evaluation.metrics import coco_ap
-from .measure import interleaved, row
-from .model import box_prompts, build
+from trex2_mini.benchmark.measure import interleaved, row
+from trex2_mini.benchmark.model import box_prompts, build
+from trex2_mini.evaluation.metrics import coco_ap
 
 PROMPTS = 4  # an image, for Visual-I
 
@@ -54,7 +56,9 @@ def _average_precision(images: int, repeats: int, warm_up: bool = True) -> dict:
 
 
 def synthetic_detections(images: int, categories: int = 80) -> tuple[dict, list[dict]]:
-    """A COCO truth of about 7 objects an image, and 300 detections an image, a third of them near an object and of its category."""
+    """A COCO truth of about 7 objects an image, and 300 detections an image, a third of them near an object and of its
+    category.
+    """
     rng = np.random.default_rng(0)
     annotations, detections = [], []
     for image in range(1, images + 1):
@@ -82,7 +86,9 @@ def synthetic_detections(images: int, categories: int = 80) -> tuple[dict, list[
 
 
 def plain_ap(truth: dict, detections: list[dict]) -> float:
-    """AP in percent as pycocotools' own example computes it. The detections are copied: loadRes writes into what it gets."""
+    """AP in percent as pycocotools' own example computes it. The detections are copied: loadRes writes into what it
+    gets.
+    """
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 

@@ -1,14 +1,16 @@
-"""What the engines' data are worth: AP after equally long fine-tunings with and without them (the paper's table 6, small).
+"""What the engines' data are worth: AP after equally long fine-tunings with and without them (the paper's table 6,
+small).
 
 Three arms start from one checkpoint and train the same number of steps of the same size with the same recipe:
 
     base      emoji scenes with all their names: what the checkpoint was trained on
-    +text     the same, and pseudo-labels of the text engine on captioned scenes. The captions call things by their synonyms: words that no box ever
+    +text     the same, and pseudo-labels of the text engine on captioned scenes. The captions call things by their
+              synonyms: words that no box ever
               had, which is what captions are good for
     +visual   the same, and pseudo-labels of the visual engine on emoji-sa, whose boxes show novel things too
 
-All are measured on the first images of emoji-val, and compared with `base` on the same resampled images. Everything is kept under `out`; an
-interrupted measurement goes on where it was.
+All are measured on the first images of emoji-val, and compared with `base` on the same resampled images. Everything is
+kept under `out`; an interrupted measurement goes on where it was.
 """
 
 from __future__ import annotations
@@ -23,22 +25,23 @@ from pathlib import Path
 from PIL import Image
 from tqdm import tqdm
 
-from ..checkpoint import load_model
-from ..datasets.batches import open_batches
-from ..datasets.catalogue import load_catalogue
-from ..datasets.coco import CocoDataset, open_dataset
-from ..datasets.emoji import EmojiSet, plan
-from ..datasets.emoji_formats import files
-from ..datasets.emoji_kinds import draw
-from ..evaluation.bootstrap import bootstrap_difference
-from ..evaluation.protocols import answers
-from ..evaluation.provenance import describe_code
-from ..evaluation.trial import Answers
-from ..paths import write_text
-from ..training import Trainer
-from .engines import TextEngine, VisualEngine, boxes_of, phrases_of, read_captions
-from .quality import pseudo_label_quality
-from .shards import run_engine
+from trex2_mini.checkpoint import load_model
+from trex2_mini.data_engine.engines import TextEngine, VisualEngine, boxes_of, phrases_of, read_captions
+from trex2_mini.data_engine.quality import pseudo_label_quality
+from trex2_mini.data_engine.shards import run_engine
+from trex2_mini.datasets.coco import CocoDataset
+from trex2_mini.datasets.emoji.formats import files
+from trex2_mini.datasets.emoji.pictures import draw
+from trex2_mini.datasets.emoji.sets import EmojiSet, plan
+from trex2_mini.datasets.registry import open_dataset
+from trex2_mini.datasets.scenes.catalogue import load_catalogue
+from trex2_mini.evaluation.bootstrap import bootstrap_difference
+from trex2_mini.evaluation.protocols import answers
+from trex2_mini.evaluation.provenance import describe_code
+from trex2_mini.evaluation.trial import Answers
+from trex2_mini.paths import write_text
+from trex2_mini.training.batches import open_batches
+from trex2_mini.training.trainer import Trainer
 
 SEED = 1_000_020  # of the captioned scenes
 SHARE = 0.5  # of the steps that take pseudo-labels
@@ -46,7 +49,9 @@ RECIPE = {"batch_size": 4, "lr": 2e-4, "lr_backbone": 5e-5, "lr_text": 2e-4, "wa
 
 
 def captioned_scenes(folder: Path, scenes: int, progress: bool = True) -> Path:
-    """A set as emoji-captions, other scenes, whose captions call a thing by its first synonym, where it has one. Made unless it is there."""
+    """A set as emoji-captions, other scenes, whose captions call a thing by its first synonym, where it has one. Made
+    unless it is there.
+    """
     if (folder / "annotations.json").is_file():
         return folder
     (folder / "images").mkdir(parents=True, exist_ok=True)
@@ -89,7 +94,8 @@ def measure_effect(
         workers: processes of the engines.
 
     Returns:
-        {"engines": {"text": counts and quality, "visual"}, "effect": [{"measure", "arm", "AP" (mean of the seeds), "by_seed", and of the two arms
+        {"engines": {"text": counts and quality, "visual"}, "effect": [{"measure", "arm", "AP" (mean of the seeds),
+        "by_seed", and of the two arms
         with pseudo-labels "difference", "low", "high" against base}], and what it was made with}
     """
     began, out = time.perf_counter(), Path(out)
@@ -156,7 +162,9 @@ def _visual(out: Path, checkpoint: str, workers: int, progress: bool) -> dict:
 
 
 def qualities(made: Path, truth: Path) -> dict:
-    """{"boxes_quality", "named_quality"}: `pseudo_label_quality` on the pictures that were kept, of boxes alone and with their names."""
+    """{"boxes_quality", "named_quality"}: `pseudo_label_quality` on the pictures that were kept, of boxes alone and
+    with their names.
+    """
     coco, true = (json.loads(path.read_text(encoding="utf-8")) for path in (made / "annotations.json", truth))
     kept = [image["id"] for image in coco["images"]]
     return {

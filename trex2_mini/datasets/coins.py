@@ -1,5 +1,6 @@
-"""A real photograph that is on every machine: scikit-image's `data.coins()`, 24 ancient coins from Pompeii (Brooklyn Museum, no known
-copyright restrictions), with boxes found by edges and a watershed. One picture and one category: a demonstration, hardly a benchmark.
+"""A real photograph that is on every machine: scikit-image's `data.coins()`, 24 ancient coins from Pompeii (Brooklyn
+Museum, no known copyright restrictions), with boxes found by edges and a watershed. One picture and one category: a
+demonstration, hardly a benchmark.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from skimage.filters import sobel
 from skimage.measure import label, regionprops
 from skimage.segmentation import watershed
 
-from ..paths import write_text
-from .coco import CocoDataset
+from trex2_mini.datasets.coco import CocoDataset
+from trex2_mini.paths import write_text
 
 BACKGROUND, METAL, SMALLEST = (
     30,

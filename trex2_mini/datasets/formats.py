@@ -1,6 +1,8 @@
-"""Sets by name and folders in the formats they come in: COCO, LVIS, Roboflow's export, Pascal VOC. All become a `CocoDataset`.
+"""Sets in the formats they come in: COCO and LVIS as published, folders in COCO format, Roboflow's export, Pascal VOC.
+All become a `CocoDataset`.
 
-LVIS's names are cleaned for prompting by one rule, `prompt_name`: underscores become spaces, "bat_(animal)" becomes "bat (animal)".
+LVIS's names are cleaned for prompting by one rule, `prompt_name`: underscores become spaces, "bat_(animal)" becomes
+"bat (animal)".
 """
 
 from __future__ import annotations
@@ -20,38 +22,6 @@ LVIS_SETS = {"lvis-train": "lvis_v1_train", "lvis-val": "lvis_v1_val", "lvis-min
 PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 
 
-def open_set(name: str) -> CocoDataset:
-    """See `open_dataset`."""
-    from trex2_mini.datasets.emoji import EMOJI_SETS, make_emoji_set
-
-    if name in EMOJI_SETS:
-        folder = make_emoji_set(name, data_root())
-        return CocoDataset(folder / "annotations.json", folder / "images")
-    if name == "coins":
-        from trex2_mini.datasets.coins import coins
-
-        return coins(data_root() / "coins")
-    official = re.fullmatch(rf"coco-({'|'.join(COCO_SPLITS)})(-.+)?", name)
-    if official:
-        return _coco(name, official[1], official[2] or "")
-    part = re.fullmatch(rf"({'|'.join(LVIS_SETS)})(-\d.*)?", name)
-    if part:
-        return _lvis(name, part[1], part[2] is not None)
-    folder = Path(name).expanduser()
-    found = open_folder(folder)
-    if found is None:
-        known = ", ".join([*EMOJI_SETS, "coins", *(f"coco-{split}" for split in COCO_SPLITS), *LVIS_SETS])
-        inside = ""
-        if folder.is_dir():
-            parts = [p.name for p in sorted(folder.iterdir()) if p.is_dir() and _looks_like_a_set(p)]
-            inside = f" (its folders {', '.join(parts)} are sets)" if parts else " (the folder holds none of these)"
-        raise FileNotFoundError(
-            f"no set {name!r}{inside}: expected one of {known}, or a folder with annotations.json and images/, "
-            "a Roboflow export (_annotations.coco.json) or Pascal VOC (XML files)"
-        )
-    return found
-
-
 def open_folder(folder: Path) -> CocoDataset | None:
     """The set in a folder, whatever its format; None where there is none."""
     if (folder / "annotations.json").is_file():
@@ -63,13 +33,13 @@ def open_folder(folder: Path) -> CocoDataset | None:
     return None
 
 
-def _looks_like_a_set(folder: Path) -> bool:
+def looks_like_a_set(folder: Path) -> bool:
     return any((folder / name).is_file() for name in ("annotations.json", "_annotations.coco.json")) or bool(
         _voc_files(folder)
     )
 
 
-def _coco(name: str, split: str, subset: str) -> CocoDataset:
+def official_coco(name: str, split: str, subset: str) -> CocoDataset:
     root = data_root() / "coco"
     annotations, images = root / "annotations" / f"instances_{split}{subset}.json", root / split
     if not annotations.is_file() or not images.is_dir():
@@ -80,7 +50,7 @@ def _coco(name: str, split: str, subset: str) -> CocoDataset:
     return CocoDataset(annotations, images)
 
 
-def _lvis(name: str, whole: str, subset: bool) -> CocoDataset:
+def official_lvis(name: str, whole: str, subset: bool) -> CocoDataset:
     path = data_root() / "lvis" / f"{name if subset else LVIS_SETS[whole]}.json"
     if not path.is_file():
         raise FileNotFoundError(f"{name} needs {path}: fetch it with python -m trex2_mini data {whole}")
@@ -90,7 +60,8 @@ def _lvis(name: str, whole: str, subset: bool) -> CocoDataset:
 def lvis_dataset(content: dict, path: Path, images: Path, minival: bool = False) -> CocoDataset:
     """LVIS's annotations over COCO's folders train2017 and val2017 under `images`.
 
-    A picture lies where its `coco_url` says. minival: only those in COCO's val2017. Categories keep LVIS's fields (frequency, synonyms, ...).
+    A picture lies where its `coco_url` says. minival: only those in COCO's val2017. Categories keep LVIS's fields
+    (frequency, synonyms, ...).
     """
     check_entries(content, path, FIELDS | {"images": ("id", "coco_url")})
     kept = []
@@ -118,7 +89,9 @@ def prompt_name(name: str) -> str:
 
 
 def _roboflow(folder: Path) -> CocoDataset:
-    """Roboflow's COCO export: the pictures lie beside the file, and category 0 is often no category but the name of the project."""
+    """Roboflow's COCO export: the pictures lie beside the file, and category 0 is often no category but the name of the
+    project.
+    """
     path = folder / "_annotations.coco.json"
     content = read_json(path)
     check_entries(content, path, FIELDS)
@@ -134,7 +107,9 @@ def _voc_files(folder: Path) -> list[Path]:
 
 
 def _voc(folder: Path) -> CocoDataset:
-    """Pascal VOC: one XML a picture, in Annotations/ with JPEGImages/, or side by side. Its pixels count from 1; "difficult" objects are crowds."""
+    """Pascal VOC: one XML a picture, in Annotations/ with JPEGImages/, or side by side. Its pixels count from 1;
+    "difficult" objects are crowds.
+    """
     pictures = folder / "JPEGImages" if (folder / "JPEGImages").is_dir() else folder
     images, annotations, names = [], [], []
     for number, path in enumerate(_voc_files(folder), 1):

@@ -1,9 +1,10 @@
 """What one prompt box finds without a trained detector: the same protocol (Visual-I, Visual-I others), two older ideas.
 
-`template`: normalised cross-correlation of the prompt's pixels with the image, in a few sizes. `features`: the cosine similarity of the
-prompt's mean feature with that of every window, in the frozen ImageNet features of `nano`'s backbone. Both answer windows of the prompt's
-shape, which helps them where instances are alike, and thinned out by non-maximum suppression. A detector that does not beat them on the
-instances that were *not* prompted has learned little that carries over.
+`template`: normalised cross-correlation of the prompt's pixels with the image, in a few sizes. `features`: the cosine
+similarity of the prompt's mean feature with that of every window, in the frozen ImageNet features of `nano`'s backbone.
+Both answer windows of the prompt's shape, which helps them where instances are alike, and thinned out by non-maximum
+suppression. A detector that does not beat them on the instances that were *not* prompted has learned little that
+carries over.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ from torch import Tensor, nn
 from torchvision.ops import clip_boxes_to_image, nms
 from tqdm import tqdm
 
-from ..config import preset
-from ..datasets.coco import CocoDataset
-from ..datasets.prompts import to_image
-from ..model.image_encoder import IMAGENET_MEAN, IMAGENET_STD, build_backbone
-from .interactive import Prompts
+from trex2_mini.config import preset
+from trex2_mini.datasets.coco import CocoDataset
+from trex2_mini.evaluation.interactive import Prompts
+from trex2_mini.images import to_image
+from trex2_mini.model.image_encoder import IMAGENET_MEAN, IMAGENET_STD, build_backbone
 
 BASELINES = ("template", "features")
 SCALES = (0.7, 1.0, 1.4)  # sizes of the answers, as multiples of the prompt's
@@ -38,7 +39,8 @@ Near = Callable[[Tensor, float], tuple[Tensor, Tensor]]  # (box xyxy, scale) -> 
 def baseline_detections(
     kind: str, dataset: CocoDataset, drawn: Prompts, image_ids: list[int], progress: bool = True
 ) -> list[dict]:
-    """Answers of a baseline (one of BASELINES) to the prompts of `draw_prompts` on the images of `image_ids`, as COCO results.
+    """Answers of a baseline (one of BASELINES) to the prompts of `draw_prompts` on the images of `image_ids`, as COCO
+    results.
 
     Scores are similarities in -1..1. Raises ValueError for another name.
     """

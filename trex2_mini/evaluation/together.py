@@ -1,7 +1,8 @@
 """All protocols on the same images of a set, with several draws: what a table of the paper compares.
 
-`evaluate` measures one protocol at a time, from pictures to AP. Here every image, and every example of all draws, is encoded once, which is most
-of the work; the numbers are those of `evaluate`. All protocols are given the same categories: those that have an example in the reference set.
+`evaluate` measures one protocol at a time, from pictures to AP. Here every image, and every example of all draws, is
+encoded once, which is most of the work; the numbers are those of `evaluate`. All protocols are given the same
+categories: those that have an example in the reference set.
 
     text, visual-g, mixed, visual-i, visual-i-others   as in protocols.py
     points, points-others                              visual-i by centre points instead of boxes
@@ -18,16 +19,18 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..datasets.coco import CocoDataset, Sample
-from ..detector import Detector, PromptBank
-from ..model.image_encoder import ImageFeatures
-from .bank import visual_banks
-from .baselines import baseline_detections
-from .interactive import draw_prompts, echo_detections, only_others
-from .protocols import mixed, text, visual_generic, visual_interactive
-from .provenance import describe_code, describe_dataset
-from .region import region_ranks, region_scores
-from .trial import Answers, Trial, open_detector, opened
+from trex2_mini.datasets.coco import CocoDataset
+from trex2_mini.datasets.sample import Sample
+from trex2_mini.detector import Detector
+from trex2_mini.evaluation.bank import visual_banks
+from trex2_mini.evaluation.baselines import baseline_detections
+from trex2_mini.evaluation.interactive import draw_prompts, echo_detections, only_others
+from trex2_mini.evaluation.protocols import mixed, text, visual_generic, visual_interactive
+from trex2_mini.evaluation.provenance import describe_code, describe_dataset
+from trex2_mini.evaluation.region import region_ranks, region_scores
+from trex2_mini.evaluation.trial import Answers, Trial, open_detector, opened
+from trex2_mini.model.image_encoder import ImageFeatures
+from trex2_mini.prompt_bank import PromptBank
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,8 @@ class HeldTrial(Trial):
 
 @dataclass
 class Together:
-    """What a detector answered on a set: {protocol: one Answers a draw} (text: one), the ranks of region classification, and where all comes from.
+    """What a detector answered on a set: {protocol: one Answers a draw} (text: one), the ranks of region
+    classification, and where all comes from.
 
     regions: {"region" or "region-visual": rows of `region_ranks`, a list a draw}; banks: visual-g's, one a draw.
     """
@@ -58,7 +62,9 @@ class Together:
     about: dict
 
     def measured(self) -> dict[str, dict]:
-        """{protocol: {measure: mean over the draws}, with std {measure: standard deviation of a draw} where there are several, and per_category}."""
+        """{protocol: {measure: mean over the draws}, with std {measure: standard deviation of a draw} where there are
+        several, and per_category}.
+        """
         found = {name: [own.measure() for own in draws] for name, draws in self.answers.items()}
         found |= {
             name: [region_scores(rows, self.dataset.names) for rows in draws] for name, draws in self.regions.items()
@@ -92,7 +98,8 @@ def together(
     batch_size: int = 8,
     progress: bool = True,
 ) -> Together:
-    """Every protocol on the first `limit` images, with the seeds seed, ..., seed + draws - 1. Arguments as in `evaluate`.
+    """Every protocol on the first `limit` images, with the seeds seed, ..., seed + draws - 1. Arguments as in
+    `evaluate`.
 
     Raises ValueError for a number under 1, and where no category has an example.
     """

@@ -1,7 +1,8 @@
-"""What the protocols share: a detector on the first images of a set, its answers as COCO results, and which weights gave them.
+"""What the protocols share: a detector on the first images of a set, its answers as COCO results, and which weights
+gave them.
 
-Under torchrun the processes take turns at the batches and then have all answers in the same order, so that N processes give exactly the
-numbers of one.
+Under torchrun the processes take turns at the batches and then have all answers in the same order, so that N processes
+give exactly the numbers of one.
 """
 
 from __future__ import annotations
@@ -15,17 +16,19 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ..boxes import xyxy_to_normalized
-from ..checkpoint import file_hash, load_model
-from ..datasets.coco import CocoDataset, Sample, open_dataset
-from ..detector import Detector, top_detections
-from ..model.box_decoder import DecoderOutput
-from ..model.image_encoder import ImageFeatures
-from ..processes import process
-from .bank import encode_in_batches
-from .lvis import lvis_ap
-from .metrics import coco_ap
-from .provenance import state_hash
+from trex2_mini.boxes import xyxy_to_normalized
+from trex2_mini.checkpoint import file_hash, load_model
+from trex2_mini.datasets.coco import CocoDataset
+from trex2_mini.datasets.registry import open_dataset
+from trex2_mini.datasets.sample import Sample
+from trex2_mini.detector import Detector, top_detections
+from trex2_mini.evaluation.bank import encode_in_batches
+from trex2_mini.evaluation.lvis import lvis_ap
+from trex2_mini.evaluation.metrics import coco_ap
+from trex2_mini.evaluation.provenance import state_hash
+from trex2_mini.model.box_decoder import DecoderOutput
+from trex2_mini.model.image_encoder import ImageFeatures
+from trex2_mini.processes import process
 
 CATEGORY_SETS = ("all", "trained", "novel")
 MAX_DETECTIONS = 300  # an image
@@ -35,7 +38,8 @@ MAX_DETECTIONS = 300  # an image
 class Answers:
     """What a detector answered under a protocol, ready to be measured, once (`measure`) or many times (`bootstrap`).
 
-    truth: a COCO dictionary. detections: as COCO results. category_ids, image_ids: those that count. details: what the protocol says
+    truth: a COCO dictionary. detections: as COCO results. category_ids, image_ids: those that count. details: what the
+    protocol says
     besides. groups: {image id: what it belongs to} where images are not independent (frames of a clip).
     """
 

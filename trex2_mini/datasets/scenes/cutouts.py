@@ -1,0 +1,270 @@
+"""Scenes of objects cut out of photographs: real appearance, exact boxes, and another object of the category each time.
+
+A library is a folder of pictures with transparency, CATEGORY/N.webp (or SOURCE/CATEGORY/N.webp; equal categories of several sources are one), and
+perhaps groups.json, which says which name is a narrow one of which broad one: {"pug": "dog"}. A scene uses one level of each group: either the
+dogs are dogs, whatever breed, or the pug is a pug and nothing is called a dog. The other level's names are unknown there, not absent.
+
+Of every category with five pictures or more, every fourth picture is held back for `cutouts-val`, and so are all pictures of `NOVEL` names.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageFilter
+
+from trex2_mini.datasets.coco import CocoDataset
+from trex2_mini.datasets.sample import Sample
+from trex2_mini.datasets.scenes.backgrounds import add_clutter
+from trex2_mini.datasets.scenes.generator import SIZES, SceneConfig, SceneGenerator
+from trex2_mini.datasets.scenes.painting import Canvas
+from trex2_mini.images import load_image
+from trex2_mini.paths import REPOSITORY, read_json
+
+NOVEL: tuple[str, ...] = tuple(read_json(REPOSITORY / "data" / "cutouts_novel.json"))  # names that no training may see
+ENOUGH, HELD_BACK = 5, 4  # of a category with so many pictures, every so manieth is held back
+
+
+@lru_cache(maxsize=4096)
+def cutout_pyramid(path: str) -> tuple[Image.Image, ...]:
+    """A cut-out at full, half and quarter size, premultiplied alpha."""
+    with Image.open(path) as picture:
+        whole = picture.convert("RGBA").convert("RGBa")
+    return whole, whole.reduce(2), whole.reduce(4)
+
+
+@dataclass(frozen=True)
+class Library:
+    """names: all categories, broad ones too; files: of each, its own pictures; broader: {name: broad name}, both in names."""
+
+    names: tuple[str, ...]
+    files: tuple[tuple[str, ...], ...]
+    broader: dict[str, str]
+
+    @classmethod
+    def open(cls, folder: str | Path) -> Library:
+        """Raises FileNotFoundError: no such folder; ValueError: it holds no picture, or groups.json is no {narrow: broad}."""
+        folder = Path(folder).expanduser()
+        if not folder.is_dir():
+            raise FileNotFoundError(
+                f"the library of cut-outs {folder} does not exist; expected a folder with CATEGORY/N.webp"
+            )
+        files: dict[str, list[str]] = {}
+        for path in sorted([*folder.glob("*/*.webp"), *folder.glob("*/*/*.webp")]):
+            files.setdefault(path.parent.name, []).append(str(path))
+        if not files:
+            raise ValueError(
+                f"{folder} holds no cut-outs: expected CATEGORY/N.webp or SOURCE/CATEGORY/N.webp, with transparency"
+            )
+        groups = read_json(folder / "groups.json") if (folder / "groups.json").is_file() else {}
+        if not isinstance(groups, dict) or not all(
+            isinstance(broad, str) and broad not in groups for broad in groups.values()
+        ):
+            raise ValueError(
+                f"{folder / 'groups.json'}: expected {{narrow name: broad name}} of one level, no broad name itself a narrow one"
+            )
+        broader = {narrow: broad for narrow, broad in groups.items() if narrow in files}
+        names = sorted({*files, *broader.values()})
+        return cls(tuple(names), tuple(tuple(files.get(name, ())) for name in names), broader)
+
+    def part(self, held_out: bool, novel: Sequence[str] = NOVEL) -> Library:
+        """The same names with the pictures that training may use, or with those that it must not."""
+        kept = []
+        for name, files in zip(self.names, self.files, strict=True):
+            enough = len(files) >= ENOUGH
+            held = [name in novel or (enough and i % HELD_BACK == HELD_BACK - 1) for i in range(len(files))]
+            kept.append(tuple(file for file, out in zip(files, held, strict=True) if out == held_out))
+        return dataclasses.replace(self, files=tuple(kept))
+
+
+@dataclass(frozen=True)
+class Backgrounds:
+    """Photographs whose pieces lie behind the objects. boxes: of each, its annotated objects, float32 [n, 4] xyxy pixels; names: their names."""
+
+    paths: tuple[str, ...]
+    boxes: tuple[np.ndarray, ...]
+    names: tuple[tuple[str, ...], ...]
+
+    @classmethod
+    def of(cls, datasets: Sequence[CocoDataset]) -> Backgrounds:
+        paths, boxes, names = [], [], []
+        for dataset in datasets:
+            called = dict(zip(dataset.category_ids, dataset.names, strict=True))
+            annotations = dataset.annotations_by_image()
+            for image in dataset.coco["images"]:
+                own = annotations[image["id"]]
+                corners = np.array([a["bbox"] for a in own], np.float32).reshape(-1, 4)
+                corners[:, 2:] += corners[:, :2]
+                paths.append(str(dataset.images / image["file_name"]))
+                boxes.append(corners)
+                names.append(tuple(called[a["category_id"]] for a in own))
+        return cls(tuple(paths), tuple(boxes), tuple(names))
+
+    def piece(self, rng: np.random.Generator, height: int, width: int) -> tuple[np.ndarray, set[str]]:
+        """A piece of a photograph, zoomed in: a quarter to three quarters of what would fit, the one of eight that shows least of any object.
+
+        Returns (float32 [height, width, 3], the names of annotated objects of which it shows some).
+        """
+        which = int(rng.integers(len(self.paths)))
+        picture, boxes = photograph(self.paths[which]), self.boxes[which]
+        fit = min(picture.width / width, picture.height / height)
+        best, least, shown = (0.0, 0.0, 1.0, 1.0), np.inf, np.zeros(len(boxes), bool)
+        for _ in range(8):
+            scale = fit * np.exp(rng.uniform(np.log(0.25), np.log(0.75)))
+            x, y = rng.uniform(0, picture.width - scale * width), rng.uniform(0, picture.height - scale * height)
+            window = np.array([x, y, x + scale * width, y + scale * height], np.float32)
+            sides = np.clip(np.minimum(boxes[:, 2:], window[2:]) - np.maximum(boxes[:, :2], window[:2]), 0, None)
+            share = sides.prod(1) / np.maximum((boxes[:, 2:] - boxes[:, :2]).prod(1), 1)
+            if (most := share.max(initial=0.0)) < least:
+                best, least, shown = (x, y, x + scale * width, y + scale * height), most, share > 0
+        piece = picture.resize((width, height), Image.Resampling.BILINEAR, box=best)
+        if rng.random() < 0.5:
+            piece = piece.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        if rng.random() < 0.2:
+            piece = piece.filter(ImageFilter.BoxBlur(float(rng.uniform(1, 4))))
+        return np.asarray(piece, np.float32), {
+            name for name, seen in zip(self.names[which], shown, strict=True) if seen
+        }
+
+
+@lru_cache(maxsize=256)
+def photograph(path: str) -> Image.Image:
+    """A photograph in memory, brought under 640 px."""
+    picture = Image.fromarray(load_image(path))
+    picture.thumbnail((640, 640))
+    return picture
+
+
+class CutoutGenerator(SceneGenerator):
+    """Draws scenes of cut-outs; label index = place in `library.names`. `vocabulary` and `ambiguous` of a scene follow from its level of names.
+
+    Args:
+        library: the objects (a `part` of them).
+        backgrounds: photographs whose pieces lie behind; None: drawn backgrounds only.
+        seed: with the scene's index the only source of chance.
+        broad: the chance that a scene uses a group's broad name.
+        drawn: the chance of a drawn background where there are photographs.
+    """
+
+    def __init__(
+        self,
+        library: Library,
+        backgrounds: Backgrounds | None = None,
+        seed: int = 0,
+        broad: float = 0.5,
+        drawn: float = 0.2,
+    ) -> None:
+        self.library, self.backgrounds, self.seed, self.broad, self.drawn = library, backgrounds, seed, broad, drawn
+        self.names = list(library.names)
+        place = {name: label for label, name in enumerate(self.names)}
+        self._broad_of = np.array([place[library.broader[n]] if n in library.broader else -1 for n in self.names])
+        self._groups = np.where(self._broad_of >= 0, self._broad_of, np.arange(len(self.names)))
+        self._broad = np.unique(self._broad_of[self._broad_of >= 0])
+        self._own = [list(files) for files in library.files]
+        self._all = [list(files) for files in library.files]  # a broad name's: its narrow ones' too
+        for label, broad_label in enumerate(self._broad_of):
+            if broad_label >= 0:
+                self._all[broad_label] += self._own[label]
+        self.drawable = [label for label, files in enumerate(self._all) if files]
+        self.config = SceneConfig(
+            colour=0.2, hue=6.0, noise=0.35, blur=0.3, any_angle=0.1, shadow=0.5, min_visible=0.45, clutter=0.1
+        )
+        self.level = np.zeros(len(self.names), bool)  # of one scene: the names it may use
+        self.behind: set[str] = set()  # of one scene: names of what its background shows some of
+
+    def scene(self, index: int, size: tuple[int, int] | None = None, categories: Sequence[int] | None = None) -> Sample:
+        """See `SceneGenerator.scene`. Where `categories` are given, each group is used at their level."""
+        rng = np.random.default_rng([self.seed, index, 1])
+        one = copy.copy(self)  # what draws this scene alone
+        drawn_size = SIZES[rng.integers(len(SIZES))]
+        height, width = size = size or drawn_size
+        one.level = self._level(rng, categories)
+        one.weights = self._weights(one.level)
+        one.behind = set()
+        largest = min(height, width) * np.exp(rng.uniform(np.log(0.22), np.log(0.7)))
+        if rng.random() < 0.15:  # a crowd of one or two categories
+            most = int(rng.integers(10, 31))
+            largest = min(largest, 1.3 * np.sqrt(height * width / most))
+            knobs: dict = {"categories": (1, 2), "objects": (10, most), "repeat": 1.0}
+            one.copies = (8, most)
+        else:
+            knobs = {"categories": (1, 5), "objects": (2, 14), "repeat": 0.9}
+            one.copies = (1, 6)
+        largest = max(largest, 24.0)
+        knobs |= {"side": (max(16.0, largest / 6), largest), "side_beta": (1.6, 1.4)}
+        one.config = dataclasses.replace(self.config, **knobs)
+        sample = super(CutoutGenerator, one).scene(index, size, categories)
+        known = np.array([bool(files) for files in self._all]) & one.level
+        known[[label for label, name in enumerate(self.names) if name in one.behind]] = False
+        known[sample.labels] = True
+        other = ~one.level & np.isin(self._groups, self._groups[sample.labels])
+        return dataclasses.replace(sample, vocabulary=np.flatnonzero(known), ambiguous=np.flatnonzero(other))
+
+    def _level(self, rng: np.random.Generator, categories: Sequence[int] | None) -> np.ndarray:
+        """The names that a scene uses: of each group the broad one or the narrow ones."""
+        level = np.ones(len(self.names), bool)
+        for broad in self._broad:
+            use = rng.random() < self.broad
+            if categories is not None:
+                given = [int(c) for c in categories if self._groups[c] == broad]
+                use = broad in given if given else use
+            level[(self._broad_of == broad) if use else [broad]] = False
+        return level
+
+    def _weights(self, level: np.ndarray) -> np.ndarray:
+        """The chance of each name at a draw: less for those with few pictures, and for each of a group's many narrow names."""
+        count = np.array([len(files) for files in self._all])
+        weights = level * np.minimum(1.0, count / 8) ** 0.5
+        narrow = self._broad_of >= 0
+        size = np.bincount(self._groups[narrow], minlength=len(self.names))
+        weights[narrow] *= np.maximum(1, size[self._groups[narrow]]) ** -0.5
+        weights[self._broad] *= 2
+        return weights / weights.sum()
+
+    def _keys(self, rng: np.random.Generator, labels: Sequence[int]) -> list[str]:
+        """A shuffled deck of each name's pictures, dealt anew when it is empty: objects of one name differ as long as there are others."""
+        decks: dict[int, list[str]] = {}
+        keys = []
+        for label in labels:
+            if not decks.get(label):
+                files = self._all[label]
+                decks[label] = [files[i] for i in rng.permutation(len(files))]
+            keys.append(decks[label].pop())
+        return keys
+
+    def _pyramid(self, key: str) -> Sequence[Image.Image]:
+        return cutout_pyramid(key)
+
+    def _background(self, rng: np.random.Generator, height: int, width: int) -> Canvas:
+        if self.backgrounds is None or rng.random() < self.drawn:
+            return super()._background(rng, height, width)
+        pixels, self.behind = self.backgrounds.piece(rng, height, width)
+        if rng.random() < self.config.clutter:
+            pixels = add_clutter(rng, pixels, most=8)
+        return Canvas(np.array(pixels), self.config.min_visible, self.config.min_box)
+
+    def _recolour(self, rng: np.random.Generator, patch: np.ndarray) -> np.ndarray:
+        """As for the drawn ones; a quarter of the objects are out of focus."""
+        patch = super()._recolour(rng, patch)
+        if rng.random() < 0.25:
+            soft = Image.fromarray(patch.astype(np.uint8)).filter(
+                ImageFilter.GaussianBlur(float(rng.uniform(0.4, 1.2)))
+            )
+            patch = np.array(soft, np.float32)
+        return patch
+
+    def _finish(self, rng: np.random.Generator, pixels: np.ndarray) -> np.ndarray:
+        """Light, noise and blur over the whole scene, and a camera's compression on half of them."""
+        image = super()._finish(rng, pixels)
+        if rng.random() < 0.5:
+            file = io.BytesIO()
+            Image.fromarray(image).save(file, "JPEG", quality=int(rng.integers(40, 95)))
+            image = np.array(Image.open(file))
+        return image
