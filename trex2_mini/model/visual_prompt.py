@@ -68,12 +68,7 @@ class PromptBlock(nn.Module):
         self.ffn = FeedForward(dim, ffn_dim)
 
     def forward(
-        self,
-        queries: Tensor,
-        reference: Tensor,
-        is_point: Tensor,
-        absent: Tensor,
-        features: ImageFeatures,
+        self, queries: Tensor, reference: Tensor, is_point: Tensor, absent: Tensor, features: ImageFeatures
     ) -> Tensor:
         """queries [B, C, K+1, D], reference [B, C, K+1, 4] in 0..1 of the padded map, is_point and absent [B, C, K+1]
         -> [B, C, K+1, D].

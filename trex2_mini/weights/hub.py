@@ -25,10 +25,7 @@ FILES = ("config.json", "model.safetensors")
 
 
 class SharedDetector(
-    Detector,
-    ModelHubMixin,
-    library_name="trex2_mini",
-    tags=["object-detection", "open-vocabulary", "visual-prompts"],
+    Detector, ModelHubMixin, library_name="trex2_mini", tags=["object-detection", "open-vocabulary", "visual-prompts"]
 ):
     """A Detector with `save_pretrained`, `from_pretrained` and `push_to_hub`."""
 
