@@ -1,4 +1,4 @@
-"""Sets on disk around the cut-outs: a library made from any set with masks, and `cutouts-val`, scenes of what training never saw.
+"""What is made on disk around cut-outs: a library from any set with masks, and the set `cutouts-val`.
 
 python -m trex2_mini data cutouts coco-train2017 OUT     # a library: OUT/CATEGORY/N.webp
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,8 @@ from pycocotools import mask as coco_mask
 from tqdm import tqdm
 
 from trex2_mini.datasets.coco import CocoDataset
-from trex2_mini.datasets.scenes.cutouts import HELD_BACK, NOVEL, Backgrounds, CutoutGenerator, Library
+from trex2_mini.datasets.scenes.cutouts import Backgrounds, CutoutGenerator
+from trex2_mini.datasets.scenes.library import HELD_BACK, Library, novel_names
 
 SEED, SCENES = 3_000_000, 240  # of cutouts-val
 INSTANCES = 3  # a trained name needs so many held-back pictures to be measured
@@ -47,7 +47,7 @@ def cut_out(image: np.ndarray, annotation: dict) -> Image.Image | None:
 def make_library(
     dataset: CocoDataset, folder: str | Path, least: int = 24, most: int = 160, progress: bool = True
 ) -> dict[str, int]:
-    """Cut every object with a polygon mask out of a set's pictures and write it as `folder`/CATEGORY/N.webp, with transparency.
+    """Cut every object that has a polygon mask out of a set's pictures, and write it to `folder`/CATEGORY/N.webp.
 
     Args:
         dataset: a set whose annotations have polygons; crowds are left out.
@@ -60,9 +60,7 @@ def make_library(
     Raises:
         ValueError: the folder holds something, two names would have one folder, or no object has a mask.
     """
-    folder = Path(folder).expanduser()
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f"{folder} holds something already; name a new folder for the library")
+    folder = _new(folder)
     names = {c["id"]: name for c, name in zip(dataset.categories, dataset.names, strict=True)}
     places = {key: _folder_name(name) for key, name in names.items()}
     if len(set(places.values())) < len(set(names.values())):
@@ -89,6 +87,13 @@ def make_library(
     return found
 
 
+def _new(folder: str | Path) -> Path:
+    folder = Path(folder).expanduser()
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"{folder} holds something already; name a new folder")
+    return folder
+
+
 def _folder_name(name: str) -> str:
     """A name as that of a folder, which no name can lead out of."""
     return re.sub(r"[^\w '&(),.+-]", "_", name).strip(" .") or "_"
@@ -97,33 +102,33 @@ def _folder_name(name: str) -> str:
 def make_cutouts_val(
     library: str | Path, folder: str | Path, photographs: CocoDataset | None = None, scenes: int = SCENES
 ) -> Path:
-    """Scenes of cut-outs that no training saw, as a set in COCO format whose categories say whether they are `novel`.
+    """Write scenes of cut-outs that no training saw. The set is in COCO format; its categories say if they are `novel`.
 
     Args:
-        library: the folder of cut-outs. Trained names show held-back pictures, novel ones (`NOVEL`) any; narrow names only.
-        folder: to write; what it holds is replaced.
+        library: the folder of cut-outs. Trained names show held-back pictures, novel names any. Broad names are not used.
+        folder: new, or empty.
         photographs: lie behind the objects; take pictures that nothing is trained on. None: drawn backgrounds.
 
     Raises:
-        ValueError: the library has too few held-back pictures of any name, or no novel name.
+        ValueError: the folder holds something; the library has too few held-back pictures, or no novel name.
     """
-    held = Library.open(library).part(held_out=True)
+    held, novel_ones = Library.open(library).part(held_out=True), novel_names()
     generator = CutoutGenerator(held, None if photographs is None else Backgrounds.of([photographs]), SEED, broad=0.0)
     broad = set(held.broader.values())
     usable = [
-        n not in broad and len(f) >= (1 if n in NOVEL else INSTANCES)
+        n not in broad and len(f) >= (1 if n in novel_ones else INSTANCES)
         for n, f in zip(held.names, held.files, strict=True)
     ]
     pools = [
-        [i for i, name in enumerate(held.names) if usable[i] and (name in NOVEL) == novel] for novel in (False, True)
+        [i for i, name in enumerate(held.names) if usable[i] and (name in novel_ones) == novel]
+        for novel in (False, True)
     ]
     if not all(pools):
         raise ValueError(
-            f"{library}: expected names with {INSTANCES * HELD_BACK} pictures or more, and some of the names held out from training "
-            f"(data/cutouts_novel.json), found {len(pools[0])} and {len(pools[1])}"
+            f"{library}: expected names with {INSTANCES * HELD_BACK} pictures or more and some of the names held out "
+            f"from training (data/cutouts_novel.json), found {len(pools[0])} and {len(pools[1])}"
         )
-    folder = Path(folder).expanduser()
-    shutil.rmtree(folder, ignore_errors=True)
+    folder = _new(folder)
     (folder / "images").mkdir(parents=True)
     ids = {label: place for place, label in enumerate(sorted(pools[0] + pools[1]), 1)}
     rng, decks = np.random.default_rng(SEED), [[], []]
@@ -144,7 +149,8 @@ def make_cutouts_val(
             entry = {"id": len(annotations) + 1, "image_id": index + 1, "category_id": ids[label], "iscrowd": 0}
             annotations.append(entry | {"bbox": [x1, y1, x2 - x1, y2 - y1], "area": area})
     categories = [
-        {"id": place, "name": held.names[label], "novel": held.names[label] in NOVEL} for label, place in ids.items()
+        {"id": place, "name": held.names[label], "novel": held.names[label] in novel_ones}
+        for label, place in ids.items()
     ]
     content = {"images": images, "annotations": annotations, "categories": categories}
     (folder / "annotations.json").write_text(json.dumps(content), encoding="utf-8")

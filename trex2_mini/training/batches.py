@@ -18,7 +18,8 @@ from trex2_mini.datasets.cutout_sets import cut_out
 from trex2_mini.datasets.registry import open_dataset
 from trex2_mini.datasets.sample import Sample
 from trex2_mini.datasets.scenes.batches import CutoutBatches, EmojiBatches, drawn_size, to_array, to_tensors
-from trex2_mini.datasets.scenes.cutouts import Backgrounds, Library
+from trex2_mini.datasets.scenes.cutouts import Backgrounds
+from trex2_mini.datasets.scenes.library import Library
 from trex2_mini.training.copy_paste import paste
 
 CUTOUTS = "cutouts:"  # before the folder of a library

@@ -12,8 +12,9 @@ from torchvision.transforms import v2
 
 from trex2_mini.datasets.sample import Sample
 from trex2_mini.datasets.scenes.catalogue import EmojiCategory, load_catalogue
-from trex2_mini.datasets.scenes.cutouts import Backgrounds, CutoutGenerator, Library
+from trex2_mini.datasets.scenes.cutouts import Backgrounds, CutoutGenerator
 from trex2_mini.datasets.scenes.generator import SIZES, SceneGenerator
+from trex2_mini.datasets.scenes.library import Library
 
 
 class EmojiBatches:
@@ -44,14 +45,15 @@ class EmojiBatches:
 
     def __call__(self, step: int) -> list[Sample]:
         size = self.sizes[np.random.default_rng([self.generator.seed, step]).integers(len(self.sizes))]
-        batch = _paired(self.generator, step, self.batch_size, size)
+        batch = _paired(self.generator, step * self.batch_size, self.batch_size, size)
         large = round(size[0] * self.scale), round(size[1] * self.scale)
         return batch if self.scale == 1 else [_enlarged(sample, *large) for sample in batch]
 
     def pictures(self, index: int, count: int, size: tuple[int, int]) -> list[Sample]:
-        """`count` scenes of one (height, width) in pixels: numbers index * count and on."""
+        """`count` scenes of one (height, width) in pixels: numbers index * batch_size and on."""
         scale = 192 / min(size)
-        batch = _paired(self.generator, index, count, (round(size[0] * scale), round(size[1] * scale)))
+        small = round(size[0] * scale), round(size[1] * scale)
+        batch = _paired(self.generator, index * self.batch_size, count, small)
         return [_enlarged(sample, *size) for sample in batch]
 
 
@@ -81,16 +83,16 @@ class CutoutBatches:
         return self.pictures(step, self.batch_size, size)
 
     def pictures(self, index: int, count: int, size: tuple[int, int]) -> list[Sample]:
-        """`count` scenes of one (height, width) in pixels: numbers index * count and on."""
-        return _paired(self.generator, index, count, size)
+        """`count` scenes of one (height, width) in pixels: numbers index * batch_size and on."""
+        return _paired(self.generator, index * self.batch_size, count, size)
 
 
-def _paired(generator: SceneGenerator, index: int, count: int, size: tuple[int, int]) -> list[Sample]:
-    """Scenes index * count and on; every second one holds the categories of the one before it."""
+def _paired(generator: SceneGenerator, first: int, count: int, size: tuple[int, int]) -> list[Sample]:
+    """`count` scenes, number `first` and on; every second one holds the categories of the one before it."""
     batch: list[Sample] = []
     for i in range(count):
         shared = np.unique(batch[-1].labels) if i % 2 and len(batch[-1].labels) else None
-        batch.append(generator.scene(index * count + i, size, shared))
+        batch.append(generator.scene(first + i, size, shared))
     return batch
 
 

@@ -1,10 +1,7 @@
 """Scenes of objects cut out of photographs: real appearance, exact boxes, and another object of the category each time.
 
-A library is a folder of pictures with transparency, CATEGORY/N.webp (or SOURCE/CATEGORY/N.webp; equal categories of several sources are one), and
-perhaps groups.json, which says which name is a narrow one of which broad one: {"pug": "dog"}. A scene uses one level of each group: either the
-dogs are dogs, whatever breed, or the pug is a pug and nothing is called a dog. The other level's names are unknown there, not absent.
-
-Of every category with five pictures or more, every fourth picture is held back for `cutouts-val`, and so are all pictures of `NOVEL` names.
+A scene uses one level of each group of names. Either all dogs are called dogs, whatever their breed. Or the pug is
+called a pug, and nothing is called a dog. The names of the other level are unknown in that scene, not absent.
 """
 
 from __future__ import annotations
@@ -15,7 +12,6 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageFilter
@@ -24,69 +20,17 @@ from trex2_mini.datasets.coco import CocoDataset
 from trex2_mini.datasets.sample import Sample
 from trex2_mini.datasets.scenes.backgrounds import add_clutter
 from trex2_mini.datasets.scenes.generator import SIZES, SceneConfig, SceneGenerator
+from trex2_mini.datasets.scenes.library import Library, cutout_pyramid
 from trex2_mini.datasets.scenes.painting import Canvas
 from trex2_mini.images import load_image
-from trex2_mini.paths import REPOSITORY, read_json
-
-NOVEL: tuple[str, ...] = tuple(read_json(REPOSITORY / "data" / "cutouts_novel.json"))  # names that no training may see
-ENOUGH, HELD_BACK = 5, 4  # of a category with so many pictures, every so manieth is held back
-
-
-@lru_cache(maxsize=4096)
-def cutout_pyramid(path: str) -> tuple[Image.Image, ...]:
-    """A cut-out at full, half and quarter size, premultiplied alpha."""
-    with Image.open(path) as picture:
-        whole = picture.convert("RGBA").convert("RGBa")
-    return whole, whole.reduce(2), whole.reduce(4)
-
-
-@dataclass(frozen=True)
-class Library:
-    """names: all categories, broad ones too; files: of each, its own pictures; broader: {name: broad name}, both in names."""
-
-    names: tuple[str, ...]
-    files: tuple[tuple[str, ...], ...]
-    broader: dict[str, str]
-
-    @classmethod
-    def open(cls, folder: str | Path) -> Library:
-        """Raises FileNotFoundError: no such folder; ValueError: it holds no picture, or groups.json is no {narrow: broad}."""
-        folder = Path(folder).expanduser()
-        if not folder.is_dir():
-            raise FileNotFoundError(
-                f"the library of cut-outs {folder} does not exist; expected a folder with CATEGORY/N.webp"
-            )
-        files: dict[str, list[str]] = {}
-        for path in sorted([*folder.glob("*/*.webp"), *folder.glob("*/*/*.webp")]):
-            files.setdefault(path.parent.name, []).append(str(path))
-        if not files:
-            raise ValueError(
-                f"{folder} holds no cut-outs: expected CATEGORY/N.webp or SOURCE/CATEGORY/N.webp, with transparency"
-            )
-        groups = read_json(folder / "groups.json") if (folder / "groups.json").is_file() else {}
-        if not isinstance(groups, dict) or not all(
-            isinstance(broad, str) and broad not in groups for broad in groups.values()
-        ):
-            raise ValueError(
-                f"{folder / 'groups.json'}: expected {{narrow name: broad name}} of one level, no broad name itself a narrow one"
-            )
-        broader = {narrow: broad for narrow, broad in groups.items() if narrow in files}
-        names = sorted({*files, *broader.values()})
-        return cls(tuple(names), tuple(tuple(files.get(name, ())) for name in names), broader)
-
-    def part(self, held_out: bool, novel: Sequence[str] = NOVEL) -> Library:
-        """The same names with the pictures that training may use, or with those that it must not."""
-        kept = []
-        for name, files in zip(self.names, self.files, strict=True):
-            enough = len(files) >= ENOUGH
-            held = [name in novel or (enough and i % HELD_BACK == HELD_BACK - 1) for i in range(len(files))]
-            kept.append(tuple(file for file, out in zip(files, held, strict=True) if out == held_out))
-        return dataclasses.replace(self, files=tuple(kept))
 
 
 @dataclass(frozen=True)
 class Backgrounds:
-    """Photographs whose pieces lie behind the objects. boxes: of each, its annotated objects, float32 [n, 4] xyxy pixels; names: their names."""
+    """Photographs whose pieces lie behind the objects.
+
+    boxes: each photograph's annotated objects, float32 [n, 4], xyxy pixels. names: what these objects are.
+    """
 
     paths: tuple[str, ...]
     boxes: tuple[np.ndarray, ...]
@@ -108,9 +52,11 @@ class Backgrounds:
         return cls(tuple(paths), tuple(boxes), tuple(names))
 
     def piece(self, rng: np.random.Generator, height: int, width: int) -> tuple[np.ndarray, set[str]]:
-        """A piece of a photograph, zoomed in: a quarter to three quarters of what would fit, the one of eight that shows least of any object.
+        """A piece of a photograph, scaled to (height, width). Of eight pieces it is the one that shows least of any
+        object.
 
-        Returns (float32 [height, width, 3], the names of annotated objects of which it shows some).
+        A piece is a quarter to three quarters as wide as would fit. Returns the pixels, float32 [height, width, 3] in
+        0..255, and the names of the annotated objects that it shows a part of.
         """
         which = int(rng.integers(len(self.paths)))
         picture, boxes = photograph(self.paths[which]), self.boxes[which]
@@ -143,7 +89,10 @@ def photograph(path: str) -> Image.Image:
 
 
 class CutoutGenerator(SceneGenerator):
-    """Draws scenes of cut-outs; label index = place in `library.names`. `vocabulary` and `ambiguous` of a scene follow from its level of names.
+    """Draws scenes of cut-outs; label index = place in `library.names`.
+
+    A scene's `vocabulary` holds the names of its level that the library has pictures of. Names of the other level that
+    fit its objects are `ambiguous`.
 
     Args:
         library: the objects (a `part` of them).
@@ -219,7 +168,7 @@ class CutoutGenerator(SceneGenerator):
         return level
 
     def _weights(self, level: np.ndarray) -> np.ndarray:
-        """The chance of each name at a draw: less for those with few pictures, and for each of a group's many narrow names."""
+        """The chance of each name at a draw. Names with few pictures and narrow names of a large group get less."""
         count = np.array([len(files) for files in self._all])
         weights = level * np.minimum(1.0, count / 8) ** 0.5
         narrow = self._broad_of >= 0
@@ -229,7 +178,7 @@ class CutoutGenerator(SceneGenerator):
         return weights / weights.sum()
 
     def _keys(self, rng: np.random.Generator, labels: Sequence[int]) -> list[str]:
-        """A shuffled deck of each name's pictures, dealt anew when it is empty: objects of one name differ as long as there are others."""
+        """Each object's picture, from a shuffled deck of its name's pictures: none comes twice before all came once."""
         decks: dict[int, list[str]] = {}
         keys = []
         for label in labels:
