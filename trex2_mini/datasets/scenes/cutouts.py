@@ -29,7 +29,7 @@ from trex2_mini.images import load_image
 class Backgrounds:
     """Photographs whose pieces lie behind the objects.
 
-    boxes: each photograph's annotated objects, float32 [n, 4], xyxy pixels. names: what these objects are.
+    boxes: each photograph's annotated objects, float32 [n, 4], xyxy pixels. names: theirs, in small letters.
     """
 
     paths: tuple[str, ...]
@@ -48,7 +48,7 @@ class Backgrounds:
                 corners[:, 2:] += corners[:, :2]
                 paths.append(str(dataset.images / image["file_name"]))
                 boxes.append(corners)
-                names.append(tuple(called[a["category_id"]] for a in own))
+                names.append(tuple(called[a["category_id"]].lower() for a in own))
         return cls(tuple(paths), tuple(boxes), tuple(names))
 
     def piece(self, rng: np.random.Generator, height: int, width: int) -> tuple[np.ndarray, set[str]]:
@@ -59,33 +59,34 @@ class Backgrounds:
         0..255, and the names of the annotated objects that it shows a part of.
         """
         which = int(rng.integers(len(self.paths)))
-        picture, boxes = photograph(self.paths[which]), self.boxes[which]
+        picture, scale = photograph(self.paths[which])
+        boxes = self.boxes[which] * np.float32(scale)
         fit = min(picture.width / width, picture.height / height)
         best, least, shown = (0.0, 0.0, 1.0, 1.0), np.inf, np.zeros(len(boxes), bool)
         for _ in range(8):
-            scale = fit * np.exp(rng.uniform(np.log(0.25), np.log(0.75)))
-            x, y = rng.uniform(0, picture.width - scale * width), rng.uniform(0, picture.height - scale * height)
-            window = np.array([x, y, x + scale * width, y + scale * height], np.float32)
+            zoom = fit * np.exp(rng.uniform(np.log(0.25), np.log(0.75)))
+            x, y = rng.uniform(0, picture.width - zoom * width), rng.uniform(0, picture.height - zoom * height)
+            window = np.array([x, y, x + zoom * width, y + zoom * height], np.float32)
             sides = np.clip(np.minimum(boxes[:, 2:], window[2:]) - np.maximum(boxes[:, :2], window[:2]), 0, None)
             share = sides.prod(1) / np.maximum((boxes[:, 2:] - boxes[:, :2]).prod(1), 1)
             if (most := share.max(initial=0.0)) < least:
-                best, least, shown = (x, y, x + scale * width, y + scale * height), most, share > 0
+                best, least, shown = (x, y, x + zoom * width, y + zoom * height), most, share > 0
         piece = picture.resize((width, height), Image.Resampling.BILINEAR, box=best)
         if rng.random() < 0.5:
             piece = piece.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         if rng.random() < 0.2:
             piece = piece.filter(ImageFilter.BoxBlur(float(rng.uniform(1, 4))))
-        return np.asarray(piece, np.float32), {
-            name for name, seen in zip(self.names[which], shown, strict=True) if seen
-        }
+        seen = {name for name, some in zip(self.names[which], shown, strict=True) if some}
+        return np.asarray(piece, np.float32), seen
 
 
 @lru_cache(maxsize=256)
-def photograph(path: str) -> Image.Image:
-    """A photograph in memory, brought under 640 px."""
+def photograph(path: str) -> tuple[Image.Image, float]:
+    """A photograph in memory, brought under 640 px, and its scale: 1, or less for a large one."""
     picture = Image.fromarray(load_image(path))
+    width = picture.width
     picture.thumbnail((640, 640))
-    return picture
+    return picture, picture.width / width
 
 
 class CutoutGenerator(SceneGenerator):
@@ -151,7 +152,7 @@ class CutoutGenerator(SceneGenerator):
         one.config = dataclasses.replace(self.config, **knobs)
         sample = super(CutoutGenerator, one).scene(index, size, categories)
         known = np.array([bool(files) for files in self._all]) & one.level
-        known[[label for label, name in enumerate(self.names) if name in one.behind]] = False
+        known[[label for label, name in enumerate(self.names) if name.lower() in one.behind]] = False
         known[sample.labels] = True
         other = ~one.level & np.isin(self._groups, self._groups[sample.labels])
         return dataclasses.replace(sample, vocabulary=np.flatnonzero(known), ambiguous=np.flatnonzero(other))
@@ -203,10 +204,8 @@ class CutoutGenerator(SceneGenerator):
         """As for the drawn ones; a quarter of the objects are out of focus."""
         patch = super()._recolour(rng, patch)
         if rng.random() < 0.25:
-            soft = Image.fromarray(patch.astype(np.uint8)).filter(
-                ImageFilter.GaussianBlur(float(rng.uniform(0.4, 1.2)))
-            )
-            patch = np.array(soft, np.float32)
+            soft = ImageFilter.GaussianBlur(float(rng.uniform(0.4, 1.2)))
+            patch = np.array(Image.fromarray(patch.astype(np.uint8)).filter(soft), np.float32)
         return patch
 
     def _finish(self, rng: np.random.Generator, pixels: np.ndarray) -> np.ndarray:
