@@ -211,7 +211,8 @@ def open_dataset(name: str) -> CocoDataset:
     """Open a set by its name; formats.py knows them all.
 
     Args:
-        name: "emoji-val" or another set of the embedded family, or "coins" (made on first use); "coco-val2017", "coco-train2017",
+        name: "emoji-val" or another set of the embedded family, or "coins" (made on first use); "photo-wild-aquarium/val" or another of
+            `PHOTO_WILD`; "coco-val2017", "coco-train2017",
             "lvis-val", "lvis-minival", "lvis-train" (official files under <data root>); or a folder: annotations.json and
             images/, a Roboflow export (_annotations.coco.json), or Pascal VOC (one XML a picture).
 

@@ -13,6 +13,8 @@ from PIL import Image
 
 from trex2_mini.datasets.check import FIELDS, check_entries
 from trex2_mini.datasets.coco import CocoDataset
+from trex2_mini.datasets.photo_wild import FOLDER as PHOTO_WILD_FOLDER
+from trex2_mini.datasets.photo_wild import PHOTO_WILD
 from trex2_mini.paths import data_root, read_json
 
 COCO_SPLITS = ("train2017", "val2017")
@@ -31,6 +33,9 @@ def open_set(name: str) -> CocoDataset:
         from trex2_mini.datasets.coins import coins
 
         return coins(data_root() / "coins")
+    if name in PHOTO_WILD:
+        folder = PHOTO_WILD_FOLDER / name.removeprefix("photo-wild-")
+        return CocoDataset(folder / "annotations.json", folder / "images")
     official = re.fullmatch(rf"coco-({'|'.join(COCO_SPLITS)})(-.+)?", name)
     if official:
         return _coco(name, official[1], official[2] or "")
@@ -40,7 +45,7 @@ def open_set(name: str) -> CocoDataset:
     folder = Path(name).expanduser()
     found = open_folder(folder)
     if found is None:
-        known = ", ".join([*EMOJI_SETS, "coins", *(f"coco-{split}" for split in COCO_SPLITS), *LVIS_SETS])
+        known = ", ".join([*EMOJI_SETS, "coins", *PHOTO_WILD, *(f"coco-{split}" for split in COCO_SPLITS), *LVIS_SETS])
         inside = ""
         if folder.is_dir():
             parts = [p.name for p in sorted(folder.iterdir()) if p.is_dir() and _looks_like_a_set(p)]
@@ -50,6 +55,23 @@ def open_set(name: str) -> CocoDataset:
             "a Roboflow export (_annotations.coco.json) or Pascal VOC (XML files)"
         )
     return found
+
+
+def suites() -> dict[str, dict[str, str]]:
+    """The collections of small sets: {name: {set to measure on: set to take examples from}}."""
+    from trex2_mini.datasets.emoji import EMOJI_SETS
+
+    examples = {"emoji-wild": (EMOJI_SETS, "train"), "photo-wild": (PHOTO_WILD, "examples")}
+    return {
+        suite: {n: n.removesuffix("val") + split for n in names if n.startswith(f"{suite}-") and n.endswith("/val")}
+        for suite, (names, split) in examples.items()
+    }
+
+
+def reference_of(data: object) -> str:
+    """The set that generic visual prompts for `data` are taken from, unless one is named: of a suite's set its other split, else emoji-reference."""
+    pairs = {name: other for suite in suites().values() for name, other in suite.items()}
+    return pairs.get(data, "emoji-reference") if isinstance(data, str) else "emoji-reference"
 
 
 def open_folder(folder: Path) -> CocoDataset | None:

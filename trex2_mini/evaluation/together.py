@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from ..datasets.coco import CocoDataset, Sample
+from ..datasets.formats import reference_of
 from ..detector import Detector, PromptBank
 from ..model.image_encoder import ImageFeatures
 from .bank import visual_banks
@@ -82,7 +83,7 @@ def averaged(draws: Sequence[dict]) -> dict:
 def together(
     checkpoint: str | Path | Detector,
     data: str | Path | CocoDataset,
-    reference: str | Path | CocoDataset = "emoji-reference",
+    reference: str | Path | CocoDataset | None = None,
     *,
     examples: int = 16,
     draws: int = 3,
@@ -99,6 +100,7 @@ def together(
     for what, number in {"examples": examples, "draws": draws, "limit": limit}.items():
         if number is not None and number < 1:
             raise ValueError(f"{what} must be at least 1, got {number}")
+    reference = reference_of(data) if reference is None else reference
     detector, weights = open_detector(checkpoint)
     dataset, references = opened(data), opened(reference)
     seeds = range(seed, seed + draws)
