@@ -14,7 +14,8 @@ from tiny import NAMES, TINY, seeded_model, squares
 
 from trex2_mini.checkpoint import CheckpointError, save_model, write_tensors
 from trex2_mini.config import Config, preset
-from trex2_mini.detector import Detections, Detector, PromptBank, top_detections
+from trex2_mini.detector import Detections, Detector, top_detections
+from trex2_mini.prompt_bank import PromptBank
 
 BOX = [[10, 12, 40, 44]]
 NAN = float("nan")

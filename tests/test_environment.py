@@ -12,12 +12,13 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
+from trex2_mini.paths import REPOSITORY
+
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
 
-REPOSITORY = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 CONDA = yaml.safe_load((REPOSITORY / "environment.yml").read_text(encoding="utf-8"))
 
@@ -70,7 +71,7 @@ def test_every_import_is_a_declared_requirement(path):
     in_tests = path.is_relative_to(REPOSITORY / "tests")
     developers = in_tests or path.suffix == ".ipynb" or path.is_relative_to(REPOSITORY / "trex2_mini" / "benchmark")
     declared = requirements(*(set(PROJECT["optional-dependencies"]) - (set() if developers else {"dev"})))
-    own = {"trex2_mini"} | ({file.stem for file in path.parent.glob("*.py")} | {"tests"} if in_tests else set())
+    own = {"trex2_mini"} | ({"colours", "tiny"} if in_tests else set())  # tests/ itself is on the path
     distributions = packages_distributions()  # PIL -> pillow, skimage -> scikit-image, ...
     for module in imported_modules(code_of(path)) - own - sys.stdlib_module_names:
         names = {canonicalize_name(name) for name in distributions.get(module, [module])}

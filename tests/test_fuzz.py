@@ -31,15 +31,17 @@ from trex2_mini import annotations
 from trex2_mini.__main__ import main
 from trex2_mini.checkpoint import load_model, save_model, write_tensors
 from trex2_mini.config import Config
-from trex2_mini.datasets.batches import open_batches
-from trex2_mini.datasets.check import check_pictures, statistics
-from trex2_mini.datasets.coco import load_image, open_dataset
 from trex2_mini.datasets.counting import CountingDataset
-from trex2_mini.detector import Detections, Detector, PromptBank
+from trex2_mini.datasets.registry import open_dataset
+from trex2_mini.datasets.statistics import check_pictures, statistics
+from trex2_mini.detector import Detections, Detector
 from trex2_mini.evaluation.trial import choose_labels
-from trex2_mini.hub import SharedDetector
+from trex2_mini.images import load_image
 from trex2_mini.model.trex2 import TRex2
-from trex2_mini.reproduce import read_grid
+from trex2_mini.prompt_bank import PromptBank
+from trex2_mini.reproduction.batches import read_grid
+from trex2_mini.training.batches import open_batches
+from trex2_mini.weights.hub import SharedDetector
 
 EXAMPLES = int(os.environ.get("TREX2_FUZZ", 6))
 SECONDS = 30  # a case that takes longer hangs

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from trex2_mini.datasets.coco import load_image
+from trex2_mini.images import load_image
 
 
 @pytest.fixture

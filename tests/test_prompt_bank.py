@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from trex2_mini.checkpoint import CheckpointError
-from trex2_mini.detector import PromptBank
+from trex2_mini.prompt_bank import PromptBank
 
 
 def test_written_and_read(tmp_path):

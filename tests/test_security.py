@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import ast
-from pathlib import Path
 
 import pytest
 
-REPOSITORY = Path(__file__).resolve().parents[1]
+from trex2_mini.paths import REPOSITORY
+
 FILES = sorted((REPOSITORY / "trex2_mini").glob("**/*.py"))
 FORBIDDEN = {  # a dotted name, or its end -> why
     "pickle": "unpickling runs code", "cPickle": "unpickling runs code", "dill": "unpickling runs code", "cloudpickle": "unpickling runs code",

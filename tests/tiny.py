@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from trex2_mini.config import Config, ModelConfig, TextTowerConfig, TrainConfig
-from trex2_mini.datasets.coco import Sample
+from trex2_mini.datasets.sample import Sample
 from trex2_mini.model.trex2 import TRex2
 
 TINY_MODEL = ModelConfig(
@@ -64,3 +64,24 @@ def squares(index: int, size: tuple[int, int] = (64, 64), objects: int = 2) -> S
         image[y : y + side, x : x + side] = COLOURS[label]
         boxes[place] = x, y, x + side, y + side
     return Sample(image, boxes, labels.astype(np.int64), index)
+
+
+GATHER_SHAPES = [(6, 5), (3, 4), (1, 2)]
+
+
+def gather_example(
+    batch=2, queries=7, heads=3, dim=4, points=2, low=-0.3, high=1.3, dtype=torch.float32, shapes=GATHER_SHAPES
+):
+    generator = torch.Generator().manual_seed(0)
+    value = torch.randn(batch, sum(h * w for h, w in shapes), heads, dim, generator=generator, dtype=dtype)
+    locations = low + (high - low) * torch.rand(
+        batch, queries, heads, len(shapes), points, 2, generator=generator, dtype=dtype
+    )
+    weights = torch.rand(batch, queries, heads, len(shapes), points, generator=generator, dtype=dtype)
+    return [tensor.requires_grad_() for tensor in (value, locations, weights)]
+
+
+def value_and_gradients(function, value, locations, weights, shapes=GATHER_SHAPES):
+    output = function(value, shapes, locations, weights)
+    target = torch.randn(output.shape, generator=torch.Generator().manual_seed(1), dtype=output.dtype)
+    return output, *torch.autograd.grad(output, (value, locations, weights), target)

@@ -14,9 +14,9 @@ __all__ = ["Detections", "Detector", "PromptBank", "PromptCanvas", "PromptStudio
 _HOME = {
     "Detector": "detector",
     "Detections": "detector",
-    "PromptBank": "detector",
-    "PromptCanvas": "canvas",
-    "PromptStudio": "widgets",
+    "PromptBank": "prompt_bank",
+    "PromptCanvas": "interactive.canvas",
+    "PromptStudio": "interactive.studio",
     "TRex2": "model.trex2",
     "preset": "config",
 }

@@ -265,11 +265,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _data(options: argparse.Namespace) -> None:
-    from .datasets import download
-    from .datasets.coco import open_dataset
-    from .datasets.emoji import EMOJI_SETS
-    from .datasets.emoji_family import make_family
-    from .datasets.formats import LVIS_SETS
+    from trex2_mini.datasets import download
+    from trex2_mini.datasets.emoji.family import make_family
+    from trex2_mini.datasets.emoji.sets import EMOJI_SETS
+    from trex2_mini.datasets.formats import LVIS_SETS
+    from trex2_mini.datasets.registry import open_dataset
 
     if (options.name == "check") != (options.folder is not None):
         raise ValueError("expected: data check FOLDER, or data NAME without a folder")
@@ -299,8 +299,8 @@ def _data(options: argparse.Namespace) -> None:
 
 
 def _check(folder: str, out: Path | None) -> None:
-    from .datasets.check import check_pictures, statistics
-    from .datasets.coco import open_dataset
+    from trex2_mini.datasets.registry import open_dataset
+    from trex2_mini.datasets.statistics import check_pictures, statistics
 
     dataset = open_dataset(folder)
     found = statistics(dataset)
@@ -310,7 +310,7 @@ def _check(folder: str, out: Path | None) -> None:
     for name, counts in rows if len(rows) <= 30 else [*rows[:15], *rows[-15:]]:
         print(f"  {name:32s} {counts['boxes']:7,d} boxes on {counts['images']:6,d} images")
     if out:
-        from .plots import save_statistics
+        from trex2_mini.plots import save_statistics
 
         save_statistics(found, out)
         print(f"picture: {out}")
@@ -321,10 +321,11 @@ def _check(folder: str, out: Path | None) -> None:
 
 
 def _train(options: argparse.Namespace) -> None:
-    from .config import Config, preset
-    from .datasets.batches import open_batches
-    from .processes import one_of_many
-    from .training import Trainer, batch_parts
+    from trex2_mini.config import Config, preset
+    from trex2_mini.processes import one_of_many
+    from trex2_mini.training.batches import open_batches
+    from trex2_mini.training.iteration import batch_parts
+    from trex2_mini.training.trainer import Trainer
 
     config = Config.load(options.config) if options.config else preset(options.preset)
     config = dataclasses.replace(config, train=_changed(config.train, options.set))
@@ -370,14 +371,14 @@ def _changed(train, pairs: list[str]):
 
 
 def _distil(options: argparse.Namespace) -> None:
-    from .text_distillation import distil_checkpoint
+    from trex2_mini.weights.text_distillation import distil_checkpoint
 
     print(json.dumps(distil_checkpoint(options.checkpoint, options.out, options.steps)))
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    from .evaluation.repeat import repeated
-    from .processes import one_of_many
+    from trex2_mini.evaluation.repeat import repeated
+    from trex2_mini.processes import one_of_many
 
     with one_of_many() as first:  # under torchrun the processes share the images; the first one reports
         result = repeated(
@@ -398,7 +399,7 @@ def _write_json(path: Path | None, result: dict) -> None:
 
 
 def _benchmark(options: argparse.Namespace) -> None:
-    from .benchmark import as_table, run
+    from trex2_mini.benchmark import as_table, run
 
     result = run(options.name, options.quick, options.repeats, options.preset, options.images)
     _write_json(options.json, result)
@@ -406,7 +407,7 @@ def _benchmark(options: argparse.Namespace) -> None:
 
 
 def _scorecard(options: argparse.Namespace) -> None:
-    from .evaluation.scorecard import as_table, scorecard
+    from trex2_mini.reproduction.scorecard import as_table, scorecard
 
     print(as_table(scorecard(options.checkpoint, options.draws, options.limit, options.json, options.source)), end="")
 
@@ -422,14 +423,15 @@ def _suite(options: argparse.Namespace) -> None:
 
 
 def _detect(options: argparse.Namespace) -> None:
-    from .checkpoint import file_hash, load_model
-    from .detector import Detector, PromptBank
+    from trex2_mini.checkpoint import file_hash, load_model
+    from trex2_mini.detector import Detector
+    from trex2_mini.prompt_bank import PromptBank
 
     model, config, path = load_model(options.checkpoint)
     detector = Detector(model, config)
     bank = PromptBank.load(options.bank) if options.bank else None
     if options.image.is_dir():
-        from .annotations import detect_folder
+        from trex2_mini.annotations import detect_folder
 
         if options.box or options.point or options.out or not options.json:
             raise ValueError(
@@ -455,15 +457,15 @@ def _detect(options: argparse.Namespace) -> None:
         print(f"{found.names[label]:24s} {score:.2f}  " + " ".join(f"{v:7.1f}" for v in box))
     print(f"{len(found)} detections with a score of at least {options.threshold}")
     if options.out:
-        from .plots import save_detections
+        from trex2_mini.plots import save_detections
 
         save_detections(options.image, found, options.out)
         print(f"picture: {options.out}")
 
 
 def _warm_start(options: argparse.Namespace) -> None:
-    from .config import Config, preset
-    from .warm_start import warm_start_folder
+    from trex2_mini.config import Config, preset
+    from trex2_mini.weights.warm_start import warm_start_folder
 
     config = Config.load(options.config) if options.config else preset(options.preset)
     print(warm_start_folder(options.source, config, options.out, not options.random_weights))
@@ -471,8 +473,8 @@ def _warm_start(options: argparse.Namespace) -> None:
 
 
 def _reproduce(options: argparse.Namespace) -> None:
-    from .paths import REPOSITORY
-    from .reproduce import SCALES, as_markdown, read_grid, read_scale, reproduce
+    from trex2_mini.paths import REPOSITORY
+    from trex2_mini.reproduction.batches import SCALES, as_markdown, read_grid, read_scale, reproduce
 
     runs = (read_scale if options.scale in SCALES else read_grid)(options.scale)
     runs = [run for run in runs if run.notebook.stem.startswith(options.only or "")]
@@ -488,7 +490,7 @@ def _reproduce(options: argparse.Namespace) -> None:
 
 
 def _ablate(options: argparse.Namespace) -> None:
-    from .ablations import VARIANTS, ablate, compare
+    from trex2_mini.reproduction.ablations import VARIANTS, ablate, compare
 
     results = ablate(options.out, options.work, options.variants or list(VARIANTS), options.seeds, options.steps)
     for variant, measured in compare(results).items():
@@ -497,13 +499,13 @@ def _ablate(options: argparse.Namespace) -> None:
 
 
 def _engine(options: argparse.Namespace) -> None:
-    from .data_engine import effect, engines
-    from .data_engine.phrases import find_parser
-    from .data_engine.shards import run_engine
-    from .datasets.catalogue import load_catalogue
-    from .datasets.coco import open_dataset
-    from .datasets.emoji import EMOJI_SETS, make_emoji_set
-    from .paths import REPOSITORY
+    from trex2_mini.data_engine import effect, engines
+    from trex2_mini.data_engine.phrases import find_parser
+    from trex2_mini.data_engine.shards import run_engine
+    from trex2_mini.datasets.emoji.sets import EMOJI_SETS, make_emoji_set
+    from trex2_mini.datasets.registry import open_dataset
+    from trex2_mini.datasets.scenes.catalogue import load_catalogue
+    from trex2_mini.paths import REPOSITORY
 
     out = options.out or REPOSITORY / "runs" / f"engine-{options.name}"
     if options.name == "effect":
@@ -537,9 +539,9 @@ def _engine(options: argparse.Namespace) -> None:
 
 
 def _export(options: argparse.Namespace) -> None:
-    from .detector import Detector
-    from .export import export_onnx
-    from .model.text_prompt import check_names
+    from trex2_mini.detector import Detector
+    from trex2_mini.model.text_prompt import check_names
+    from trex2_mini.weights.onnx import export_onnx
 
     names = check_names(options.text) if options.text else []
     folder = export_onnx(Detector.load(options.checkpoint, "cpu"), options.out, *options.size, names)
@@ -553,8 +555,8 @@ def _info(options: argparse.Namespace) -> None:
 
     import torch
 
-    from .config import preset
-    from .model.trex2 import TRex2
+    from trex2_mini.config import preset
+    from trex2_mini.model.trex2 import TRex2
 
     torch.manual_seed(0)
     model = TRex2(preset(options.preset).model, pretrained=False).eval()

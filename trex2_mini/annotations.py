@@ -16,9 +16,10 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from .datasets.coco import load_image
-from .detector import Detections, Detector, PromptBank
-from .paths import write_text
+from trex2_mini.detector import Detections, Detector
+from trex2_mini.images import load_image
+from trex2_mini.paths import write_text
+from trex2_mini.prompt_bank import PromptBank
 
 FORMATS = ("coco", "yolo", "voc")
 Found = Mapping[str, tuple[int, int, Detections]]  # file name of a picture -> (height, width, what is on it)

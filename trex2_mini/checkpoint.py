@@ -15,9 +15,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from .config import Config
-from .model.trex2 import TRex2
-from .paths import REPOSITORY, write_text
+from trex2_mini.config import Config
+from trex2_mini.model.trex2 import TRex2
+from trex2_mini.paths import REPOSITORY, write_text
 
 SHIPPED = REPOSITORY / "data" / "checkpoints"
 

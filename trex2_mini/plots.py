@@ -11,8 +11,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
-from .datasets.coco import load_image
-from .detector import Detections
+from trex2_mini.detector import Detections
+from trex2_mini.images import load_image
 
 PALETTE = plt.get_cmap("tab10").colors
 

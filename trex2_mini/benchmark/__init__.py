@@ -15,10 +15,10 @@ from importlib.metadata import version
 import torch
 from tqdm import tqdm
 
-from ..evaluation.provenance import describe_code
-from . import attention, evaluation, interaction, model, onnx, soak, training
-from .measure import processor
-from .model import PAPER_TABLE_7
+from trex2_mini.benchmark import attention, evaluation, interaction, model, onnx, soak, training
+from trex2_mini.benchmark.measure import processor
+from trex2_mini.benchmark.model import PAPER_TABLE_7
+from trex2_mini.evaluation.provenance import describe_code
 
 __all__ = ["BENCHMARKS", "PAPER_TABLE_7", "as_table", "run"]
 BENCHMARKS: dict[str, Callable[..., Iterator[dict]]] = {

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..layers.deformable_attention import Shapes, compiled_sum, has_compiler, levelwise_grid_sample
-from ..layers.gather_sum import weighted_gather
-from .measure import interleaved, peak_memory, row, transformers
+from trex2_mini.benchmark.measure import interleaved, peak_memory, row, transformers
+from trex2_mini.layers.deformable_attention import Shapes, compiled_sum, has_compiler, levelwise_grid_sample
+from trex2_mini.layers.gather_sum import weighted_gather
 
 PAPER_SIZE = [(100, 134), (50, 67), (25, 34), (13, 17)]  # 800x1066
 CASES = {  # batch, queries (None: every token), heads, dimensions a head, levels, those goals that are set

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from ..evaluation.metrics import coco_ap
-from .measure import interleaved, row
-from .model import box_prompts, build
+from trex2_mini.benchmark.measure import interleaved, row
+from trex2_mini.benchmark.model import box_prompts, build
+from trex2_mini.evaluation.metrics import coco_ap
 
 PROMPTS = 4  # an image, for Visual-I
 

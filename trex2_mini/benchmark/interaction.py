@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ..boxes import check_boxes
-from ..datasets.scenes import SceneGenerator
-from ..detector import Detector
-from .measure import interleaved, row
+from trex2_mini.benchmark.measure import interleaved, row
+from trex2_mini.boxes import check_boxes
+from trex2_mini.datasets.scenes.generator import SceneGenerator
+from trex2_mini.detector import Detector
 
 SIZE = (192, 256)  # height, width
 ANSWER = 0.05  # seconds a further answer may take

@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 
-from ..config import preset
-from ..layers.deformable_attention import compile_attention, has_compiler
-from ..model.trex2 import TRex2
-from ..model.visual_prompt import RegionPrompts
-from .measure import interleaved, peak_memory, row, transformers
+from trex2_mini.benchmark.measure import interleaved, peak_memory, row, transformers
+from trex2_mini.config import preset
+from trex2_mini.layers.deformable_attention import compile_attention, has_compiler
+from trex2_mini.model.trex2 import TRex2
+from trex2_mini.model.visual_prompt import RegionPrompts
 
 PAPER_TABLE_7 = {  # seconds on an RTX 3090, batch 1
     "swin_t": {"backbone": 0.0318, "encoder": 0.024, "visual prompts": 0.012, "text prompts": 0.0103, "decoder": 0.018},

@@ -1,4 +1,4 @@
-"""The ONNX programs of `nano-emoji` (export.py) under onnxruntime, against PyTorch: the same detections, and the time of each part.
+"""The ONNX programs of `nano-emoji` (weights/onnx.py) under onnxruntime, against PyTorch: the same detections, and the time of each part.
 
 Tokens, logits and boxes agree to 1e-5. Where two tokens tie for the decoder's last query, rounding may choose the other one; the scores of that
 picture then move by about 0.001, which counts as another detection here.
@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..datasets.coco import open_dataset
-from ..detector import Detections, Detector, top_detections
-from ..export import export_onnx
-from ..model.visual_prompt import RegionPrompts
-from .measure import interleaved, row
+from trex2_mini.benchmark.measure import interleaved, row
+from trex2_mini.datasets.registry import open_dataset
+from trex2_mini.detector import Detections, Detector, top_detections
+from trex2_mini.model.visual_prompt import RegionPrompts
+from trex2_mini.weights.onnx import export_onnx
 
 SIZE = (192, 256)  # pixels
 PICTURES = 40

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..detector import Detector
-from .measure import gibibytes, row
+from trex2_mini.benchmark.measure import gibibytes, row
+from trex2_mini.detector import Detector
 
 PROMPTS, IMAGES = 2000, 500
 WARM_UP = 0.1  # of the calls; memory is read after it, and then SAMPLES times

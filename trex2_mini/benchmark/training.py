@@ -13,14 +13,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from .. import training as trainer_module
-from ..config import preset
-from ..datasets.batches import EmojiBatches
-from ..layers import deformable_attention
-from ..losses import criterion
-from ..training import Trainer
-from .attention import transformers_attention
-from .measure import interleaved, replaced, row, timed, transformers
+from trex2_mini.benchmark.attention import transformers_attention
+from trex2_mini.benchmark.measure import interleaved, replaced, row, timed, transformers
+from trex2_mini.config import preset
+from trex2_mini.datasets.scenes.batches import EmojiBatches
+from trex2_mini.layers import deformable_attention
+from trex2_mini.losses import criterion
+from trex2_mini.training import iteration
+from trex2_mini.training.trainer import Trainer
 
 
 def rows(quick: bool, repeats: int) -> Iterator[dict]:
@@ -82,7 +82,7 @@ def _by_part(trainer: Trainer, samples: list, repeats: int) -> Iterator[dict]:
         "denoising queries": (model.denoising, "forward"),
         "decoder": (model.box_decoder, "forward"),
         "matching": (criterion, "match"),
-        "losses": (trainer_module, "detection_losses"),
+        "losses": (iteration, "detection_losses"),
         "backward": (torch.Tensor, "backward"),
         "optimizer": (trainer.optimizer, "step"),
         "whole step": (trainer, "_update"),

@@ -10,9 +10,9 @@ V (the region as a visual prompt) and T (the phrase); TAP's names are our region
 starts from, and its filter shares the detector's errors, as CLIP's would not. Captions as a whole are not filtered (the paper: CLIP score > 0.8).
 """
 
-from .engines import TextEngine, VisualEngine
-from .phrases import frequent_phrases, noun_phrases
-from .quality import pseudo_label_quality
-from .shards import run_engine
+from trex2_mini.data_engine.engines import TextEngine, VisualEngine
+from trex2_mini.data_engine.phrases import frequent_phrases, noun_phrases
+from trex2_mini.data_engine.quality import pseudo_label_quality
+from trex2_mini.data_engine.shards import run_engine
 
 __all__ = ["TextEngine", "VisualEngine", "frequent_phrases", "noun_phrases", "pseudo_label_quality", "run_engine"]

@@ -23,22 +23,23 @@ from pathlib import Path
 from PIL import Image
 from tqdm import tqdm
 
-from ..checkpoint import load_model
-from ..datasets.batches import open_batches
-from ..datasets.catalogue import load_catalogue
-from ..datasets.coco import CocoDataset, open_dataset
-from ..datasets.emoji import EmojiSet, plan
-from ..datasets.emoji_formats import files
-from ..datasets.emoji_kinds import draw
-from ..evaluation.bootstrap import bootstrap_difference
-from ..evaluation.protocols import answers
-from ..evaluation.provenance import describe_code
-from ..evaluation.trial import Answers
-from ..paths import write_text
-from ..training import Trainer
-from .engines import TextEngine, VisualEngine, boxes_of, phrases_of, read_captions
-from .quality import pseudo_label_quality
-from .shards import run_engine
+from trex2_mini.checkpoint import load_model
+from trex2_mini.data_engine.engines import TextEngine, VisualEngine, boxes_of, phrases_of, read_captions
+from trex2_mini.data_engine.quality import pseudo_label_quality
+from trex2_mini.data_engine.shards import run_engine
+from trex2_mini.datasets.coco import CocoDataset
+from trex2_mini.datasets.emoji.formats import files
+from trex2_mini.datasets.emoji.pictures import draw
+from trex2_mini.datasets.emoji.sets import EmojiSet, plan
+from trex2_mini.datasets.registry import open_dataset
+from trex2_mini.datasets.scenes.catalogue import load_catalogue
+from trex2_mini.evaluation.bootstrap import bootstrap_difference
+from trex2_mini.evaluation.protocols import answers
+from trex2_mini.evaluation.provenance import describe_code
+from trex2_mini.evaluation.trial import Answers
+from trex2_mini.paths import write_text
+from trex2_mini.training.batches import open_batches
+from trex2_mini.training.trainer import Trainer
 
 SEED = 1_000_020  # of the captioned scenes
 SHARE = 0.5  # of the steps that take pseudo-labels

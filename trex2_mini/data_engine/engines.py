@@ -18,12 +18,12 @@ import torch.nn.functional as F
 from PIL import Image
 from torchvision.ops import box_iou
 
-from ..annotations import pictures_in
-from ..boxes import xyxy_to_normalized
-from ..datasets.coco import CocoDataset
-from ..detector import Detector, EncodedImage
-from ..model.visual_prompt import RegionPrompts
-from .phrases import Parser, frequent_phrases, noun_phrases
+from trex2_mini.annotations import pictures_in
+from trex2_mini.boxes import xyxy_to_normalized
+from trex2_mini.data_engine.phrases import Parser, frequent_phrases, noun_phrases
+from trex2_mini.datasets.coco import CocoDataset
+from trex2_mini.detector import Detector, EncodedImage
+from trex2_mini.model.visual_prompt import RegionPrompts
 
 CAPTIONS = "captions.json"
 

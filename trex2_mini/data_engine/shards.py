@@ -22,13 +22,13 @@ import torch
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from ..annotations import bring
-from ..checkpoint import file_hash, load_model
-from ..datasets.coco import load_image
-from ..detector import Detector
-from ..evaluation.provenance import describe_code
-from ..paths import write_text
-from .engines import TextEngine, VisualEngine, check_thresholds
+from trex2_mini.annotations import bring
+from trex2_mini.checkpoint import file_hash, load_model
+from trex2_mini.data_engine.engines import TextEngine, VisualEngine, check_thresholds
+from trex2_mini.detector import Detector
+from trex2_mini.evaluation.provenance import describe_code
+from trex2_mini.images import load_image
+from trex2_mini.paths import write_text
 
 
 def run_engine(

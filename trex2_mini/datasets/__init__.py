@@ -1,1 +1,1 @@
-"""Data: genuine COCO-format sets (coco.py) and the embedded emoji benchmark (emoji.py)."""
+"""Data: sets in COCO format and how they are opened (registry.py), scenes made on the fly (scenes/), the embedded benchmark (emoji/)."""

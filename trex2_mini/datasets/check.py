@@ -25,14 +25,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
-from PIL import Image
-from tqdm import tqdm
-
-if TYPE_CHECKING:
-    from .coco import CocoDataset
+from typing import Any
 
 FIELDS = {
     "images": ("id", "file_name"),
@@ -133,56 +126,3 @@ def _four_numbers(box: Any) -> bool:
 
 def _repeated(values: Any) -> list[Any]:
     return [value for value, count in Counter(values).items() if count > 1]
-
-
-def check_pictures(dataset: CocoDataset, progress: bool = True) -> list[str]:
-    """What is wrong with a set's pictures and with its boxes on them: opens every file (its header, not its pixels)."""
-    problems, boxes_of = [], dataset.annotations_by_image()
-    for image in tqdm(dataset.coco["images"], desc="checking", unit="picture", disable=not progress):
-        path = dataset.images / image["file_name"]
-        try:
-            with Image.open(path) as picture:
-                turned = picture.getexif().get(0x0112, 1) >= 5
-                width, height = picture.size[::-1] if turned else picture.size
-        except (OSError, SyntaxError) as error:
-            problems.append(
-                f"picture {image['id']}: {path} {'does not exist' if not path.exists() else f'is unreadable: {error}'}"
-            )
-            continue
-        recorded = image.get("width", width), image.get("height", height)
-        if recorded != (width, height):
-            problems.append(f"picture {image['id']}: recorded as {recorded[0]} x {recorded[1]}, is {width} x {height}")
-        for annotation in boxes_of[image["id"]]:
-            x, y, w, h = annotation["bbox"]
-            if w <= 0 or h <= 0:
-                problems.append(f"picture {image['id']}: a box of no size, {annotation['bbox']}")
-            elif x >= width or y >= height or x + w <= 0 or y + h <= 0:
-                problems.append(f"picture {image['id']}: a box outside the picture, {annotation['bbox']}")
-    return problems
-
-
-def statistics(dataset: CocoDataset) -> dict:
-    """What is in a set: counts, objects an image, sides of boxes (square root of the area, px), and images and boxes a category.
-
-    Returns {"images", "boxes", "categories", "empty_images", "objects_an_image": [int], "sides": [float],
-    "per_category": {name: {"images", "boxes"}}}, categories by falling number of boxes.
-    """
-    boxes_of = dataset.annotations_by_image()
-    annotations = [a for own in boxes_of.values() for a in own if not a.get("iscrowd", 0)]
-    name_of = dict(zip(dataset.category_ids, dataset.names))
-    boxes = Counter(name_of[a["category_id"]] for a in annotations)
-    images = Counter(
-        name for name in {(a["image_id"], name_of[a["category_id"]]) for a in annotations} for name in name[1:]
-    )
-    return {
-        "images": len(dataset),
-        "boxes": len(annotations),
-        "categories": len(dataset.names),
-        "empty_images": sum(not own for own in boxes_of.values()),
-        "objects_an_image": [len(own) for own in boxes_of.values()],
-        "sides": [float(np.sqrt(max(a["bbox"][2] * a["bbox"][3], 0))) for a in annotations],
-        "per_category": {
-            name: {"images": images[name], "boxes": boxes[name]}
-            for name in sorted(dataset.names, key=lambda name: (-boxes[name], name))
-        },
-    }

@@ -1,124 +1,17 @@
-"""Sets in the genuine COCO format, and reading pictures whatever they are.
-
-A set is one annotation file and a folder of pictures. `open_dataset` knows the sets by name: the generated emoji sets
-(made on first use), COCO 2017 in its official layout, or any folder that holds annotations.json and images/.
-"""
+"""Sets in the genuine COCO format: one annotation file and a folder of pictures. registry.py opens them by name."""
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
 
 from trex2_mini.datasets.check import cleaned
+from trex2_mini.datasets.sample import Sample
+from trex2_mini.images import load_image
 from trex2_mini.paths import read_json
-
-
-@dataclass
-class Sample:
-    """A picture and its objects."""
-
-    image: np.ndarray  # uint8 [H, W, 3], RGB
-    boxes: np.ndarray  # float32 [N, 4], xyxy pixels, right and bottom exclusive
-    labels: np.ndarray  # int64 [N], index into the set's `names`
-    image_id: int
-    areas: np.ndarray | None = None  # float32 [N], pixels of each object (its visible part), where known
-    vocabulary: np.ndarray | None = None  # int64, sorted: the labels that were looked for in the picture; None: all
-
-
-def load_image(source: str | Path | Image.Image | np.ndarray) -> np.ndarray:
-    """Read a picture as uint8 [H, W, 3], RGB.
-
-    EXIF rotation is applied, transparency is laid over white, 16-bit values are scaled to 8 bit.
-
-    Args:
-        source: a path, a PIL picture, or an array [H, W], [H, W, 1], [H, W, 3] or [H, W, 4] of uint8, uint16, bool, or
-            floats in 0..1.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it cannot be read as a picture.
-    """
-    if isinstance(source, np.ndarray):
-        return _over_white(_eight_bit(source))
-    if not isinstance(source, (str, Path, Image.Image)):
-        raise ValueError(f"expected a path, a PIL picture or a numpy array [H, W, 3], got {type(source).__name__}")
-    name = "the PIL picture"
-    try:
-        if isinstance(source, Image.Image):
-            array = _pixels(source)
-        else:
-            name = path = Path(os.path.expanduser(source))  # ~nobody stays as it is
-            if not path.is_file():
-                reason = "is a folder, not a picture" if path.is_dir() else "does not exist"
-                raise FileNotFoundError(f"the picture {path} {reason}; check the path (relative to {Path.cwd()})")
-            with Image.open(path) as picture:
-                array = _pixels(picture)
-    except FileNotFoundError:
-        raise
-    except Exception as error:  # of a broken file Pillow raises many kinds
-        raise ValueError(
-            f"{name} is not a readable picture (corrupt, cut short or of an unknown format): {error}"
-        ) from error
-    return _over_white(_eight_bit(array))
-
-
-def _pixels(picture: Image.Image) -> np.ndarray:
-    """A PIL picture, upright, as [H, W] uint16 or float, or [H, W, 3 | 4] uint8."""
-    picture = ImageOps.exif_transpose(picture)
-    if picture.mode.startswith("I"):  # 16-bit greyscale; Pillow may hand it out as 32-bit
-        return np.clip(np.asarray(picture), 0, 65535).astype(np.uint16)
-    if picture.mode == "F":
-        return np.asarray(picture)
-    if picture.mode == "La":
-        picture = picture.convert("LA")
-    transparent = picture.has_transparency_data or picture.mode == "RGBa"
-    return np.array(picture.convert("RGBA" if transparent else "RGB"))
-
-
-def _eight_bit(array: np.ndarray) -> np.ndarray:
-    """An array picture of any supported kind as uint8 [H, W, C]."""
-    array = array[..., None] if array.ndim == 2 else array
-    if array.ndim != 3 or array.shape[2] not in (1, 3, 4):
-        raise ValueError(
-            f"expected an array [H, W], [H, W, 3] or [H, W, 4], got shape {array.shape}; "
-            "move channels last with np.moveaxis(array, 0, -1) if they come first, and pass one picture at a time"
-        )
-    if array.size == 0:
-        raise ValueError(f"the picture is empty: shape {array.shape}")
-    if array.dtype == np.uint8:
-        return array
-    if array.dtype == np.bool_:
-        return array.astype(np.uint8) * np.uint8(255)
-    if array.dtype == np.uint16:
-        return np.round(array / 257.0).astype(np.uint8)
-    if np.issubdtype(array.dtype, np.floating):
-        if not np.isfinite(array).all():
-            raise ValueError("the picture holds NaN or infinite values")
-        low, high = float(array.min()), float(array.max())
-        if low < -1e-3 or high > 1 + 1e-3:
-            raise ValueError(
-                f"a float picture must lie in 0..1, this one lies in {low:g}..{high:g}; divide by 255 or cast to uint8"
-            )
-        return np.round(np.clip(array, 0, 1) * 255).astype(np.uint8)
-    raise ValueError(
-        f"expected uint8, uint16, bool or float in 0..1, got {array.dtype}; cast it with array.astype(np.uint8)"
-    )
-
-
-def _over_white(array: np.ndarray) -> np.ndarray:
-    """uint8 [H, W, 1 | 3 | 4] as RGB, transparency over white."""
-    if array.shape[2] == 1:
-        return np.repeat(array, 3, axis=2)
-    if array.shape[2] == 3:
-        return np.ascontiguousarray(array)
-    alpha = array[..., 3:].astype(np.float32) / 255
-    return np.round(array[..., :3] * alpha + 255 * (1 - alpha)).astype(np.uint8)
 
 
 class CocoDataset:
@@ -205,20 +98,3 @@ class CocoDataset:
         absent = [self._label[c] for c in image["neg_category_ids"] if c in self._label]
         partly = [self._label[c] for c in image.get("not_exhaustive_category_ids", []) if c in self._label]
         return np.setdiff1d(np.union1d(labels, absent), partly).astype(np.int64)
-
-
-def open_dataset(name: str) -> CocoDataset:
-    """Open a set by its name; formats.py knows them all.
-
-    Args:
-        name: "emoji-val" or another set of the embedded family, or "coins" (made on first use); "photo-wild-aquarium/val" or another of
-            `PHOTO_WILD`; "coco-val2017", "coco-train2017",
-            "lvis-val", "lvis-minival", "lvis-train" (official files under <data root>); or a folder: annotations.json and
-            images/, a Roboflow export (_annotations.coco.json), or Pascal VOC (one XML a picture).
-
-    Raises:
-        FileNotFoundError: there is no such set; the message says where it was looked for.
-    """
-    from trex2_mini.datasets.formats import open_set
-
-    return open_set(name)

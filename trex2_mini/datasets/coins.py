@@ -15,8 +15,8 @@ from skimage.filters import sobel
 from skimage.measure import label, regionprops
 from skimage.segmentation import watershed
 
-from ..paths import write_text
-from .coco import CocoDataset
+from trex2_mini.datasets.coco import CocoDataset
+from trex2_mini.paths import write_text
 
 BACKGROUND, METAL, SMALLEST = (
     30,

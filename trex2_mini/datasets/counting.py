@@ -11,9 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ..paths import read_json
-from .check import FIELDS, check_entries
-from .coco import CocoDataset, load_image
+from trex2_mini.datasets.check import FIELDS, check_entries
+from trex2_mini.datasets.coco import CocoDataset
+from trex2_mini.images import load_image
+from trex2_mini.paths import read_json
 
 SPLITS = ("train", "val", "test")
 EXEMPLARS = 3

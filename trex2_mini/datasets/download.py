@@ -25,7 +25,8 @@ import requests
 from PIL import Image
 from tqdm import tqdm
 
-from ..paths import PHOTOS_MANIFEST, data_root, write_text
+from trex2_mini.datasets.formats import LVIS_SETS, lvis_dataset
+from trex2_mini.paths import PHOTOS_MANIFEST, data_root, write_text
 
 COCO_URL, LVIS_URL = "http://images.cocodataset.org", "https://dl.fbaipublicfiles.com/LVIS"
 COCO_MD5 = {
@@ -259,8 +260,6 @@ def lvis(name: str, images: int | None = 500, seed: int = 0, **options) -> str:
 
     images: how many, chosen by `choose_images`; None: all of them, one by one. Returns the name for `open_dataset`.
     """
-    from .formats import LVIS_SETS, lvis_dataset
-
     base, coco_base = os.environ.get("TREX2_LVIS_URL", LVIS_URL), os.environ.get("TREX2_COCO_URL", COCO_URL)
     path, pictures = data_root() / "lvis" / f"{LVIS_SETS[name]}.json", data_root() / "coco"
     pictures.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Sets by name and folders in the formats they come in: COCO, LVIS, Roboflow's export, Pascal VOC. All become a `CocoDataset`.
+"""Sets in the formats they come in: COCO and LVIS as published, folders in COCO format, Roboflow's export, Pascal VOC. All become a `CocoDataset`.
 
 LVIS's names are cleaned for prompting by one rule, `prompt_name`: underscores become spaces, "bat_(animal)" becomes "bat (animal)".
 """
@@ -13,65 +13,11 @@ from PIL import Image
 
 from trex2_mini.datasets.check import FIELDS, check_entries
 from trex2_mini.datasets.coco import CocoDataset
-from trex2_mini.datasets.photo_wild import FOLDER as PHOTO_WILD_FOLDER
-from trex2_mini.datasets.photo_wild import PHOTO_WILD
 from trex2_mini.paths import data_root, read_json
 
 COCO_SPLITS = ("train2017", "val2017")
 LVIS_SETS = {"lvis-train": "lvis_v1_train", "lvis-val": "lvis_v1_val", "lvis-minival": "lvis_v1_val"}
 PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
-
-
-def open_set(name: str) -> CocoDataset:
-    """See `open_dataset`."""
-    from trex2_mini.datasets.emoji import EMOJI_SETS, make_emoji_set
-
-    if name in EMOJI_SETS:
-        folder = make_emoji_set(name, data_root())
-        return CocoDataset(folder / "annotations.json", folder / "images")
-    if name == "coins":
-        from trex2_mini.datasets.coins import coins
-
-        return coins(data_root() / "coins")
-    if name in PHOTO_WILD:
-        folder = PHOTO_WILD_FOLDER / name.removeprefix("photo-wild-")
-        return CocoDataset(folder / "annotations.json", folder / "images")
-    official = re.fullmatch(rf"coco-({'|'.join(COCO_SPLITS)})(-.+)?", name)
-    if official:
-        return _coco(name, official[1], official[2] or "")
-    part = re.fullmatch(rf"({'|'.join(LVIS_SETS)})(-\d.*)?", name)
-    if part:
-        return _lvis(name, part[1], part[2] is not None)
-    folder = Path(name).expanduser()
-    found = open_folder(folder)
-    if found is None:
-        known = ", ".join([*EMOJI_SETS, "coins", *PHOTO_WILD, *(f"coco-{split}" for split in COCO_SPLITS), *LVIS_SETS])
-        inside = ""
-        if folder.is_dir():
-            parts = [p.name for p in sorted(folder.iterdir()) if p.is_dir() and _looks_like_a_set(p)]
-            inside = f" (its folders {', '.join(parts)} are sets)" if parts else " (the folder holds none of these)"
-        raise FileNotFoundError(
-            f"no set {name!r}{inside}: expected one of {known}, or a folder with annotations.json and images/, "
-            "a Roboflow export (_annotations.coco.json) or Pascal VOC (XML files)"
-        )
-    return found
-
-
-def suites() -> dict[str, dict[str, str]]:
-    """The collections of small sets: {name: {set to measure on: set to take examples from}}."""
-    from trex2_mini.datasets.emoji import EMOJI_SETS
-
-    examples = {"emoji-wild": (EMOJI_SETS, "train"), "photo-wild": (PHOTO_WILD, "examples")}
-    return {
-        suite: {n: n.removesuffix("val") + split for n in names if n.startswith(f"{suite}-") and n.endswith("/val")}
-        for suite, (names, split) in examples.items()
-    }
-
-
-def reference_of(data: object) -> str:
-    """The set that generic visual prompts for `data` are taken from, unless one is named: of a suite's set its other split, else emoji-reference."""
-    pairs = {name: other for suite in suites().values() for name, other in suite.items()}
-    return pairs.get(data, "emoji-reference") if isinstance(data, str) else "emoji-reference"
 
 
 def open_folder(folder: Path) -> CocoDataset | None:
@@ -85,13 +31,13 @@ def open_folder(folder: Path) -> CocoDataset | None:
     return None
 
 
-def _looks_like_a_set(folder: Path) -> bool:
+def looks_like_a_set(folder: Path) -> bool:
     return any((folder / name).is_file() for name in ("annotations.json", "_annotations.coco.json")) or bool(
         _voc_files(folder)
     )
 
 
-def _coco(name: str, split: str, subset: str) -> CocoDataset:
+def official_coco(name: str, split: str, subset: str) -> CocoDataset:
     root = data_root() / "coco"
     annotations, images = root / "annotations" / f"instances_{split}{subset}.json", root / split
     if not annotations.is_file() or not images.is_dir():
@@ -102,7 +48,7 @@ def _coco(name: str, split: str, subset: str) -> CocoDataset:
     return CocoDataset(annotations, images)
 
 
-def _lvis(name: str, whole: str, subset: bool) -> CocoDataset:
+def official_lvis(name: str, whole: str, subset: bool) -> CocoDataset:
     path = data_root() / "lvis" / f"{name if subset else LVIS_SETS[whole]}.json"
     if not path.is_file():
         raise FileNotFoundError(f"{name} needs {path}: fetch it with python -m trex2_mini data {whole}")

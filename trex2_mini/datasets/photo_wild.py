@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ..paths import REPOSITORY, read_json, write_text
+from trex2_mini.paths import REPOSITORY, read_json, write_text
 
 FOLDER = REPOSITORY / "data" / "photo-wild"
 SETS = {  # uploader/project on universe.roboflow.com; all are under CC BY 4.0

@@ -9,11 +9,12 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from ..datasets.coco import CocoDataset, Sample
-from ..datasets.prompts import normalized_boxes
-from ..detector import Detector, PromptBank
-from ..model.image_encoder import ImageFeatures
-from ..model.visual_prompt import RegionPrompts
+from trex2_mini.datasets.coco import CocoDataset
+from trex2_mini.datasets.sample import Sample, normalized_boxes
+from trex2_mini.detector import Detector
+from trex2_mini.model.image_encoder import ImageFeatures
+from trex2_mini.model.visual_prompt import RegionPrompts
+from trex2_mini.prompt_bank import PromptBank
 
 NO_POINTS = torch.zeros(0, 2)
 

@@ -20,11 +20,11 @@ from torch import Tensor, nn
 from torchvision.ops import clip_boxes_to_image, nms
 from tqdm import tqdm
 
-from ..config import preset
-from ..datasets.coco import CocoDataset
-from ..datasets.prompts import to_image
-from ..model.image_encoder import IMAGENET_MEAN, IMAGENET_STD, build_backbone
-from .interactive import Prompts
+from trex2_mini.config import preset
+from trex2_mini.datasets.coco import CocoDataset
+from trex2_mini.evaluation.interactive import Prompts
+from trex2_mini.images import to_image
+from trex2_mini.model.image_encoder import IMAGENET_MEAN, IMAGENET_STD, build_backbone
 
 BASELINES = ("template", "features")
 SCALES = (0.7, 1.0, 1.4)  # sizes of the answers, as multiples of the prompt's

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .lvis import PER_IMAGE, best_of_each
-from .metrics import match
-from .trial import Answers
+from trex2_mini.evaluation.lvis import PER_IMAGE, best_of_each
+from trex2_mini.evaluation.metrics import match
+from trex2_mini.evaluation.trial import Answers
 
 LARGEST = 2e7  # numbers held at a time: so many resamples are done at once as fit
 

@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from ..datasets.counting import EXEMPLARS, CountingDataset, CountingSample
-from ..datasets.emoji import EMOJI_SETS, make_emoji_set
-from ..detector import Detections, Detector
-from .metrics import coco_ap
-from .tiles import detect_in_tiles
+from trex2_mini.datasets.counting import EXEMPLARS, CountingDataset, CountingSample
+from trex2_mini.datasets.emoji.sets import EMOJI_SETS, make_emoji_set
+from trex2_mini.detector import Detections, Detector
+from trex2_mini.evaluation.metrics import coco_ap
+from trex2_mini.evaluation.tiles import detect_in_tiles
 
 NO_PIXELS = np.zeros((0, 0, 3), np.uint8)
 THRESHOLDS = (0.02, 0.04, 0.06, 0.08, *(round(0.05 * step, 2) for step in range(2, 20)))

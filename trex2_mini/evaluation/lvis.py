@@ -16,7 +16,7 @@ from collections.abc import Collection, Iterable, Sequence
 
 import numpy as np
 
-from .metrics import check_ids, mean_precision
+from trex2_mini.evaluation.metrics import check_ids, mean_precision
 
 FREQUENCIES = ("r", "c", "f")
 PER_IMAGE, PER_CATEGORY = 300, 10_000

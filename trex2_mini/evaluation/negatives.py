@@ -15,11 +15,11 @@ import numpy as np
 from pycocotools import mask
 from tqdm import tqdm
 
-from ..datasets.coco import CocoDataset
-from ..detector import Detector
-from .bootstrap import bootstrap_difference
-from .interactive import Prompts, draw_prompts, only_others
-from .trial import MAX_DETECTIONS, Answers
+from trex2_mini.datasets.coco import CocoDataset
+from trex2_mini.detector import Detector
+from trex2_mini.evaluation.bootstrap import bootstrap_difference
+from trex2_mini.evaluation.interactive import Prompts, draw_prompts, only_others
+from trex2_mini.evaluation.trial import MAX_DETECTIONS, Answers
 
 NEGATIVES = 3  # of a prompt, at most
 BETA = 0.3  # T-Rex-Omni's

@@ -28,21 +28,22 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..datasets.coco import CocoDataset
-from ..datasets.formats import reference_of
-from ..detector import Detector, PromptBank
-from ..model.visual_prompt import RegionPrompts
-from .bank import NO_POINTS, visual_bank
-from .baselines import baseline_detections
-from .bootstrap import bootstrap
-from .counting import counting, open_counting
-from .interactive import Prompts, draw_prompts, echo_detections, only_others
-from .lvis import lvis_ap
-from .negatives import NEGATIVES, negatives
-from .provenance import describe_code, describe_dataset, describe_file
-from .region import region_ranks, region_scores
-from .trial import Answers, Trial, as_coco, choose_labels, normalized, open_detector, opened
-from .video import video
+from trex2_mini.datasets.coco import CocoDataset
+from trex2_mini.datasets.registry import reference_of
+from trex2_mini.detector import Detector
+from trex2_mini.evaluation.bank import NO_POINTS, visual_bank
+from trex2_mini.evaluation.baselines import baseline_detections
+from trex2_mini.evaluation.bootstrap import bootstrap
+from trex2_mini.evaluation.counting import counting, open_counting
+from trex2_mini.evaluation.interactive import Prompts, draw_prompts, echo_detections, only_others
+from trex2_mini.evaluation.lvis import lvis_ap
+from trex2_mini.evaluation.negatives import NEGATIVES, negatives
+from trex2_mini.evaluation.provenance import describe_code, describe_dataset, describe_file
+from trex2_mini.evaluation.region import region_ranks, region_scores
+from trex2_mini.evaluation.trial import Answers, Trial, as_coco, choose_labels, normalized, open_detector, opened
+from trex2_mini.evaluation.video import video
+from trex2_mini.model.visual_prompt import RegionPrompts
+from trex2_mini.prompt_bank import PromptBank
 
 PROTOCOLS = ("text", "visual-i", "visual-i-others", "visual-g", "mixed")  # AP over the images of a set
 ALL_PROTOCOLS = (*PROTOCOLS, "visual-i-negatives", "region", "region-visual", "counting", "video")

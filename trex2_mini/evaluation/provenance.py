@@ -10,9 +10,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from .. import __version__
-from ..datasets.coco import CocoDataset
-from ..paths import REPOSITORY
+from trex2_mini import __version__
+from trex2_mini.datasets.coco import CocoDataset
+from trex2_mini.paths import REPOSITORY
 
 
 def describe_dataset(dataset: CocoDataset) -> dict:

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..datasets.prompts import normalized_boxes
-from ..model.visual_prompt import RegionPrompts
-from .bank import NO_POINTS
-from .trial import Trial
+from trex2_mini.datasets.sample import normalized_boxes
+from trex2_mini.evaluation.bank import NO_POINTS
+from trex2_mini.evaluation.trial import Trial
+from trex2_mini.model.visual_prompt import RegionPrompts
 
 
 @torch.inference_mode()

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .protocols import evaluate
-from .trial import open_detector
+from trex2_mini.evaluation.protocols import evaluate
+from trex2_mini.evaluation.trial import open_detector
 
 NUMBERS = (1, 4, 16, 32, 64)  # of examples, as in table 5
 NO_MEASURE = ("seconds", "threshold", "tiles")

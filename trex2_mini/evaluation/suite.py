@@ -13,11 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
-from ..datasets.formats import suites
-from ..detector import Detector
-from .baselines import BASELINES
-from .together import together
-from .trial import open_detector
+from trex2_mini.datasets.registry import suites
+from trex2_mini.detector import Detector
+from trex2_mini.evaluation.baselines import BASELINES
+from trex2_mini.evaluation.together import together
+from trex2_mini.evaluation.trial import open_detector
 
 ROWS = (
     "text", "visual-g", "mixed", "visual-i", "points", "echo", "visual-i-others", "points-others", "template-others", "features-others"

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torchvision.ops import nms
 
-from ..detector import Detections, Detector, top_detections
+from trex2_mini.detector import Detections, Detector, top_detections
 
 OVERLAP = 1.5  # of neighbouring tiles, in sides of the longest exemplar
 DUPLICATE = 0.5  # IoU above which two boxes are one object; on emoji-count's val split better than the detector's own 0.7

@@ -18,17 +18,19 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..datasets.coco import CocoDataset, Sample
-from ..datasets.formats import reference_of
-from ..detector import Detector, PromptBank
-from ..model.image_encoder import ImageFeatures
-from .bank import visual_banks
-from .baselines import baseline_detections
-from .interactive import draw_prompts, echo_detections, only_others
-from .protocols import mixed, text, visual_generic, visual_interactive
-from .provenance import describe_code, describe_dataset
-from .region import region_ranks, region_scores
-from .trial import Answers, Trial, open_detector, opened
+from trex2_mini.datasets.coco import CocoDataset
+from trex2_mini.datasets.registry import reference_of
+from trex2_mini.datasets.sample import Sample
+from trex2_mini.detector import Detector
+from trex2_mini.evaluation.bank import visual_banks
+from trex2_mini.evaluation.baselines import baseline_detections
+from trex2_mini.evaluation.interactive import draw_prompts, echo_detections, only_others
+from trex2_mini.evaluation.protocols import mixed, text, visual_generic, visual_interactive
+from trex2_mini.evaluation.provenance import describe_code, describe_dataset
+from trex2_mini.evaluation.region import region_ranks, region_scores
+from trex2_mini.evaluation.trial import Answers, Trial, open_detector, opened
+from trex2_mini.model.image_encoder import ImageFeatures
+from trex2_mini.prompt_bank import PromptBank
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from ..datasets.coco import CocoDataset
-from ..datasets.prompts import normalized_boxes
-from ..detector import Detector
-from ..model.visual_prompt import RegionPrompts
-from .bank import NO_POINTS, encode_in_batches
-from .trial import Answers, as_coco
+from trex2_mini.datasets.coco import CocoDataset
+from trex2_mini.datasets.sample import normalized_boxes
+from trex2_mini.detector import Detector
+from trex2_mini.evaluation.bank import NO_POINTS, encode_in_batches
+from trex2_mini.evaluation.trial import Answers, as_coco
+from trex2_mini.model.visual_prompt import RegionPrompts
 
 
 def clips(dataset: CocoDataset) -> list[list[int]]:

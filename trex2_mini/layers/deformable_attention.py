@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .gather_sum import gather_padded, pad_levels, weighted_gather
+from trex2_mini.layers.gather_sum import gather_padded, pad_levels, weighted_gather
 
 Shapes = list[tuple[int, int]]
 Model = TypeVar("Model", bound=nn.Module)

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torchvision.ops import box_convert, generalized_box_iou_loss, sigmoid_focal_loss
 
-from ..config import TrainConfig
-from ..model.box_decoder import DecoderOutput
-from ..model.denoising import DenoisingQueries
-from .matcher import match
+from trex2_mini.config import TrainConfig
+from trex2_mini.losses.matcher import match
+from trex2_mini.model.box_decoder import DecoderOutput
+from trex2_mini.model.denoising import DenoisingQueries
 
 
 @dataclass

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import box_area, box_convert
 
-from .criterion import Targets
+from trex2_mini.losses.criterion import Targets
 
 
 def token_recognition_loss(logits: Tensor, centres: Tensor, targets: Targets) -> Tensor:

@@ -14,12 +14,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from ..boxes import inverse_sigmoid
-from ..layers.deformable_attention import DeformableAttention, Shapes
-from ..layers.mlp import MLP, FeedForward
-from ..layers.position import sine_embedding
-from .denoising import DenoisingQueries
-from .image_encoder import ImageFeatures
+from trex2_mini.boxes import inverse_sigmoid
+from trex2_mini.layers.deformable_attention import DeformableAttention, Shapes
+from trex2_mini.layers.mlp import MLP, FeedForward
+from trex2_mini.layers.position import sine_embedding
+from trex2_mini.model.denoising import DenoisingQueries
+from trex2_mini.model.image_encoder import ImageFeatures
 
 ABSENT = -1e4  # the logit of a query that stands for nothing: no score, no gradient, and a finite matching cost
 

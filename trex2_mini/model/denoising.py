@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..boxes import inverse_sigmoid
+from trex2_mini.boxes import inverse_sigmoid
 
 
 @dataclass

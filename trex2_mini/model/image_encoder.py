@@ -21,10 +21,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ..config import ModelConfig
-from ..layers.deformable_attention import DeformableAttention, Shapes
-from ..layers.mlp import FeedForward
-from ..layers.position import image_position
+from trex2_mini.config import ModelConfig
+from trex2_mini.layers.deformable_attention import DeformableAttention, Shapes
+from trex2_mini.layers.mlp import FeedForward
+from trex2_mini.layers.position import image_position
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 

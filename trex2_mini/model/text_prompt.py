@@ -15,7 +15,7 @@ import torch
 from open_clip.transformer import QuickGELU, TextTransformer
 from torch import Tensor, nn
 
-from ..config import TextTowerConfig
+from trex2_mini.config import TextTowerConfig
 
 KEPT = 20_000  # phrases; 40 MB at D = 256
 

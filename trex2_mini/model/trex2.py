@@ -13,12 +13,12 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from ..config import ModelConfig
-from .box_decoder import BoxDecoder, DecoderOutput
-from .denoising import Denoising, DenoisingQueries
-from .image_encoder import ImageEncoder, ImageFeatures
-from .text_prompt import TextPromptEncoder
-from .visual_prompt import RegionPrompts, VisualPromptEncoder
+from trex2_mini.config import ModelConfig
+from trex2_mini.model.box_decoder import BoxDecoder, DecoderOutput
+from trex2_mini.model.denoising import Denoising, DenoisingQueries
+from trex2_mini.model.image_encoder import ImageEncoder, ImageFeatures
+from trex2_mini.model.text_prompt import TextPromptEncoder
+from trex2_mini.model.visual_prompt import RegionPrompts, VisualPromptEncoder
 
 
 class TRex2(nn.Module):

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..layers.deformable_attention import DeformableAttention
-from ..layers.mlp import FeedForward
-from ..layers.position import sine_embedding
-from .image_encoder import ImageFeatures
+from trex2_mini.layers.deformable_attention import DeformableAttention
+from trex2_mini.layers.mlp import FeedForward
+from trex2_mini.layers.position import sine_embedding
+from trex2_mini.model.image_encoder import ImageFeatures
 
 
 @dataclass

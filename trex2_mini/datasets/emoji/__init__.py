@@ -1,0 +1,1 @@
+"""The embedded benchmark: its sets, styles, worlds and formats."""

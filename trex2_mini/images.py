@@ -1,0 +1,106 @@
+"""Reading pictures, whatever they are, as uint8 RGB arrays; and as the tensors that the model takes."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+
+def load_image(source: str | Path | Image.Image | np.ndarray) -> np.ndarray:
+    """Read a picture as uint8 [H, W, 3], RGB.
+
+    EXIF rotation is applied, transparency is laid over white, 16-bit values are scaled to 8 bit.
+
+    Args:
+        source: a path, a PIL picture, or an array [H, W], [H, W, 1], [H, W, 3] or [H, W, 4] of uint8, uint16, bool, or
+            floats in 0..1.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it cannot be read as a picture.
+    """
+    if isinstance(source, np.ndarray):
+        return _over_white(_eight_bit(source))
+    if not isinstance(source, (str, Path, Image.Image)):
+        raise ValueError(f"expected a path, a PIL picture or a numpy array [H, W, 3], got {type(source).__name__}")
+    name = "the PIL picture"
+    try:
+        if isinstance(source, Image.Image):
+            array = _pixels(source)
+        else:
+            name = path = Path(os.path.expanduser(source))  # ~nobody stays as it is
+            if not path.is_file():
+                reason = "is a folder, not a picture" if path.is_dir() else "does not exist"
+                raise FileNotFoundError(f"the picture {path} {reason}; check the path (relative to {Path.cwd()})")
+            with Image.open(path) as picture:
+                array = _pixels(picture)
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # of a broken file Pillow raises many kinds
+        raise ValueError(
+            f"{name} is not a readable picture (corrupt, cut short or of an unknown format): {error}"
+        ) from error
+    return _over_white(_eight_bit(array))
+
+
+def _pixels(picture: Image.Image) -> np.ndarray:
+    """A PIL picture, upright, as [H, W] uint16 or float, or [H, W, 3 | 4] uint8."""
+    picture = ImageOps.exif_transpose(picture)
+    if picture.mode.startswith("I"):  # 16-bit greyscale; Pillow may hand it out as 32-bit
+        return np.clip(np.asarray(picture), 0, 65535).astype(np.uint16)
+    if picture.mode == "F":
+        return np.asarray(picture)
+    if picture.mode == "La":
+        picture = picture.convert("LA")
+    transparent = picture.has_transparency_data or picture.mode == "RGBa"
+    return np.array(picture.convert("RGBA" if transparent else "RGB"))
+
+
+def _eight_bit(array: np.ndarray) -> np.ndarray:
+    """An array picture of any supported kind as uint8 [H, W, C]."""
+    array = array[..., None] if array.ndim == 2 else array
+    if array.ndim != 3 or array.shape[2] not in (1, 3, 4):
+        raise ValueError(
+            f"expected an array [H, W], [H, W, 3] or [H, W, 4], got shape {array.shape}; "
+            "move channels last with np.moveaxis(array, 0, -1) if they come first, and pass one picture at a time"
+        )
+    if array.size == 0:
+        raise ValueError(f"the picture is empty: shape {array.shape}")
+    if array.dtype == np.uint8:
+        return array
+    if array.dtype == np.bool_:
+        return array.astype(np.uint8) * np.uint8(255)
+    if array.dtype == np.uint16:
+        return np.round(array / 257.0).astype(np.uint8)
+    if np.issubdtype(array.dtype, np.floating):
+        if not np.isfinite(array).all():
+            raise ValueError("the picture holds NaN or infinite values")
+        low, high = float(array.min()), float(array.max())
+        if low < -1e-3 or high > 1 + 1e-3:
+            raise ValueError(
+                f"a float picture must lie in 0..1, this one lies in {low:g}..{high:g}; divide by 255 or cast to uint8"
+            )
+        return np.round(np.clip(array, 0, 1) * 255).astype(np.uint8)
+    raise ValueError(
+        f"expected uint8, uint16, bool or float in 0..1, got {array.dtype}; cast it with array.astype(np.uint8)"
+    )
+
+
+def _over_white(array: np.ndarray) -> np.ndarray:
+    """uint8 [H, W, 1 | 3 | 4] as RGB, transparency over white."""
+    if array.shape[2] == 1:
+        return np.repeat(array, 3, axis=2)
+    if array.shape[2] == 3:
+        return np.ascontiguousarray(array)
+    alpha = array[..., 3:].astype(np.float32) / 255
+    return np.round(array[..., :3] * alpha + 255 * (1 - alpha)).astype(np.uint8)
+
+
+def to_image(array: np.ndarray) -> Tensor:
+    """uint8 [h, w, 3] -> float [3, h, w] in 0..1."""
+    return torch.tensor(array).permute(2, 0, 1).float() / 255  # a copy: PIL's arrays are read-only

@@ -1,0 +1,1 @@
+"""The loop, one iteration, what an iteration asks for, and the batches it is made of."""

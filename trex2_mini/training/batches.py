@@ -1,0 +1,172 @@
+"""The batch of a training step, as a function of (seed, step) alone: runs can stop and go on, workers can make batches ahead."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from PIL import Image
+from torchvision.ops import box_area
+from torchvision.transforms import v2
+
+from trex2_mini.datasets.coco import CocoDataset
+from trex2_mini.datasets.registry import open_dataset
+from trex2_mini.datasets.sample import Sample
+from trex2_mini.datasets.scenes.batches import EmojiBatches, to_array, to_tensors
+from trex2_mini.datasets.scenes.generator import SIZES
+from trex2_mini.training.copy_paste import cut_out, paste
+
+
+class DatasetBatches:
+    """Pictures of a set in COCO format, drawn at random and changed: objects pasted in, scaled, cropped, mirrored, colours distorted.
+
+    Two pictures in a row share a category where the set allows it, as emoji scenes do. One size a batch (those of the emoji scenes,
+    times short_side / 192), and nothing is padded but with grey.
+
+    Args:
+        dataset: what to draw from; pictures without any object are left out.
+        short_side: pixels of the shorter side of a batch.
+        balance: see `open_batches`.
+        least_visible: an object of which the crop shows a smaller share is no target.
+        pasted: the share of pictures that get copies of one object of their own or of the picture before (copy_paste.py); sets with
+            masks only.
+
+    Raises:
+        ValueError: the set has no object.
+    """
+
+    def __init__(
+        self,
+        dataset: CocoDataset,
+        batch_size: int,
+        seed: int = 0,
+        short_side: int = 192,
+        balance: float = 0.0,
+        least_visible: float = 0.3,
+        pasted: float = 0.5,
+    ):
+        self.dataset, self.batch_size, self.seed, self.balance = dataset, batch_size, seed, balance
+        self.short_side, self.least_visible, self.pasted = short_side, least_visible, pasted
+        self.names = dataset.names
+        # a data engine's rare phrases are no negatives: only those of its global dictionary are (paper, section 3.3)
+        self.trainable = [label for label, c in enumerate(dataset.categories) if c.get("negative", True)]
+        self._label_of = {category: label for label, category in enumerate(dataset.category_ids)}
+        self._annotations = dataset.annotations_by_image()
+        index_of = {image["id"]: index for index, image in enumerate(dataset.coco["images"])}
+        held: dict[int, set[int]] = {}
+        for annotation in dataset.coco["annotations"]:
+            if not annotation.get("iscrowd", 0):
+                held.setdefault(index_of[annotation["image_id"]], set()).add(self._label_of[annotation["category_id"]])
+        if not held:
+            raise ValueError(f"{dataset.path} holds no object to train on")
+        self._pictures = sorted(held)
+        self._labels = {index: sorted(labels) for index, labels in held.items()}
+        self._with: dict[int, list[int]] = {}
+        for index in self._pictures:
+            for label in self._labels[index]:
+                self._with.setdefault(label, []).append(index)
+
+    def __call__(self, step: int) -> list[Sample]:
+        rng = np.random.default_rng([self.seed, step, 3])
+        height, width = (round(side * self.short_side / 192 / 32) * 32 for side in SIZES[rng.integers(len(SIZES))])
+        batch: list[Sample] = []
+        held = sorted(self._with)
+        cuts: list[tuple[Image.Image, int]] = []
+        for i in range(self.batch_size):
+            if i % 2 == 0:
+                pool = self._with[int(rng.choice(held))] if rng.random() < self.balance else self._pictures
+            index = pool[rng.integers(len(pool))]
+            pool = self._with[int(rng.choice(self._labels[index]))]  # the next picture shares a category with this one
+            sample = self.dataset[index]
+            cuts = (cuts if i % 2 else []) + self._cuts(sample)
+            if sample.vocabulary is not None:  # others of a kind that was not looked for may be there without a box
+                cuts = [(cut, label) for cut, label in cuts if label in sample.vocabulary]
+            if cuts and rng.random() < self.pasted:
+                sample = paste(sample, cuts, rng)
+            batch.append(self._changed(sample, height, width, rng))
+        return batch
+
+    def _cuts(self, sample: Sample) -> list[tuple[Image.Image, int]]:
+        """The objects of a picture that can be set into others."""
+        if not self.pasted:
+            return []
+        entries = self._annotations[sample.image_id]
+        found = [(cut_out(sample.image, entry), self._label_of[entry["category_id"]]) for entry in entries]
+        return [(cut, label) for cut, label in found if cut is not None]
+
+    def _changed(self, sample: Sample, height: int, width: int, rng: np.random.Generator) -> Sample:
+        """A random view of `sample`, [height, width]."""
+        scale = v2.ScaleJitter((height, width), (0.6, 1.8), antialias=True)
+        view = v2.Compose(
+            [
+                v2.RandomCrop((height, width), pad_if_needed=True, fill=124),
+                v2.RandomHorizontalFlip(),
+                v2.RandomPhotometricDistort(p=0.5),
+            ]
+        )
+        picture, boxes = to_tensors(sample)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(rng.integers(2**62)))
+            picture, whole = scale(picture, boxes)
+            picture, boxes = view(picture, whole)
+        kept = (box_area(boxes) >= self.least_visible * box_area(whole)) & (box_area(boxes) >= 9)
+        labels = sample.labels[kept.numpy()]
+        return Sample(to_array(picture), boxes[kept].numpy(), labels, sample.image_id, vocabulary=sample.vocabulary)
+
+
+class MixedBatches:
+    """Batches of several sources in turn, each with its share; a batch comes from one source. Categories of one name are one category.
+
+    A source's pictures say nothing about the categories that only other sources know: `Sample.vocabulary` tells which ones count.
+    """
+
+    def __init__(self, sources: Sequence[EmojiBatches | DatasetBatches], shares: Sequence[float], seed: int = 0):
+        if len(sources) != len(shares) or not sources or min(shares) <= 0:
+            raise ValueError(f"expected a share above 0 for each of {len(sources)} sources, got {list(shares)}")
+        self.sources, self.seed = list(sources), seed
+        self.shares = np.array(shares) / sum(shares)
+        self.names = list(dict.fromkeys(name for source in sources for name in source.names))
+        place = {name: label for label, name in enumerate(self.names)}
+        self._label = [np.array([place[name] for name in source.names]) for source in sources]
+        self.trainable = sorted({int(own[c]) for source, own in zip(sources, self._label) for c in source.trainable})
+
+    def __call__(self, step: int) -> list[Sample]:
+        which = int(np.random.default_rng([self.seed, step, 4]).choice(len(self.sources), p=self.shares))
+        own = self._label[which]
+        known = np.sort(own)
+        return [
+            dataclasses.replace(
+                sample,
+                labels=own[sample.labels],
+                vocabulary=known if sample.vocabulary is None else np.sort(own[sample.vocabulary]),
+            )
+            for sample in self.sources[which](step)
+        ]
+
+
+def open_batches(
+    data: Sequence[str], batch_size: int, seed: int = 0, short_side: int = 192, balance: float = 0.0
+) -> EmojiBatches | DatasetBatches | MixedBatches:
+    """data: "emoji" (scenes made on the fly) or anything `open_dataset` takes, each with =SHARE where there are several.
+
+    balance (0..1): the share of draws that take every category with the same chance; the others follow the data's long tail.
+    """
+    if not isinstance(batch_size, int) or batch_size < 1 or not isinstance(balance, (int, float)) or not 0 <= balance <= 1:
+        raise ValueError(f"expected batch_size of at least 1 and balance in 0..1, got {batch_size!r} and {balance!r}")
+    sources, shares = [], []
+    for entry in data:
+        name, separator, share = entry.rpartition("=")
+        name, share = (name, share) if separator else (entry, "1")
+        try:
+            shares.append(float(share))
+        except ValueError:
+            raise ValueError(f"--data {entry}: expected NAME or NAME=SHARE with a number, got {share!r}") from None
+        emoji = name == "emoji"
+        sources.append(
+            EmojiBatches(batch_size, seed, balance, short_side=short_side)
+            if emoji
+            else DatasetBatches(open_dataset(name), batch_size, seed, short_side, balance)
+        )
+    return sources[0] if len(sources) == 1 else MixedBatches(sources, shares, seed)

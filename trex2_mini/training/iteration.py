@@ -1,0 +1,177 @@
+"""One iteration: the prompts of a batch's pictures, by text and by visual prompts, and the losses that follow (paper, section 3)."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from trex2_mini.config import TrainConfig
+from trex2_mini.datasets.sample import Sample, normalized_boxes
+from trex2_mini.images import to_image
+from trex2_mini.losses.alignment import alignment_loss
+from trex2_mini.losses.criterion import Targets, detection_losses
+from trex2_mini.losses.recognition import token_recognition_loss
+from trex2_mini.model.trex2 import TRex2
+from trex2_mini.model.visual_prompt import RegionPrompts
+from trex2_mini.processes import process
+from trex2_mini.training.sampling import sample_names, sample_regions
+
+
+@dataclasses.dataclass
+class Prompted:
+    """The prompts of one iteration: embeddings [B, C, D], which count on which image [B, C] (None: all), and the targets in their columns."""
+
+    prompts: Tensor
+    mask: Tensor | None
+    targets: Targets
+
+
+def text_prompts(model: TRex2, samples: Sequence[Sample], names: Sequence[str], categories: Sequence[int]) -> Prompted:
+    """`categories` (indices into names) as prompts of every image; those that were not looked for in an image do not count there."""
+    column = {category: index for index, category in enumerate(categories)}
+    prompts = model.encode_text([names[c] for c in categories]).expand(len(samples), -1, -1)
+    mask = None
+    if any(sample.vocabulary is not None for sample in samples):
+        looked_for = [
+            np.ones(len(categories), bool) if s.vocabulary is None else np.isin(categories, s.vocabulary)
+            for s in samples
+        ]
+        mask = torch.from_numpy(np.stack(looked_for)).to(prompts.device)
+    return Prompted(prompts, mask, _targets(samples, [column] * len(samples), prompts.device))
+
+
+def visual_prompts(
+    samples: Sequence[Sample],
+    categories: Sequence[Sequence[int]],
+    encoded: Tensor,
+    cross_image: float,
+    rng: np.random.Generator,
+) -> Prompted:
+    """Every image is asked for each of its categories by one vector: its own V ("current image prompt, current image detect") or, with
+    chance `cross_image`, that of another image of the batch that holds the category. The paper never trains prompts across images
+    (spec section 9: cross_image = 0); `nano` does, because generic prompts (Visual-G) are just that. The V of categories that an image
+    does not hold are its negatives.
+
+    categories: of each image, in the order of `encoded` [B, C, D], the V of `sample_regions` (padded).
+    """
+    owner = [(i, c) for i, own in enumerate(categories) for c in own]  # the image and category of each of the K vectors
+    vectors = torch.cat([v[: len(own)] for v, own in zip(encoded, categories, strict=True)])  # (K, D)
+    columns: list[dict[int, int]] = [{} for _ in samples]  # of each image: the vector that asks for a category
+    for k, (image, category) in enumerate(owner):
+        others = [j for j, (i, c) in enumerate(owner) if c == category and i != image]
+        across = bool(others) and rng.random() < cross_image
+        columns[image][category] = int(rng.choice(others)) if across else k
+    mask = [
+        [
+            column[category] == k if category in own else sample.vocabulary is None or category in sample.vocabulary
+            for k, (_, category) in enumerate(owner)
+        ]
+        for sample, own, column in zip(samples, categories, columns, strict=True)
+    ]
+    targets = _targets(samples, columns, encoded.device)
+    return Prompted(vectors.expand(len(samples), -1, -1), torch.tensor(mask, device=encoded.device), targets)
+
+
+def _targets(samples: Sequence[Sample], columns: Sequence[dict[int, int]], device: torch.device) -> Targets:
+    """The samples' objects; columns: for each image the prompt's column of a category."""
+    labels = [
+        torch.tensor([column[int(c)] for c in s.labels], dtype=torch.long)
+        for s, column in zip(samples, columns, strict=True)
+    ]
+    return Targets([own.to(device) for own in labels], [normalized_boxes(s).to(device) for s in samples])
+
+
+def iteration_losses(
+    model: TRex2,
+    samples: Sequence[Sample],
+    names: Sequence[str],
+    trainable: Sequence[int],
+    config: TrainConfig,
+    step: int,
+    part: int = 0,
+    whole: tuple[int, int] | None = None,
+) -> dict[str, Tensor]:
+    """The weighted losses of one iteration, by name: "text/class", "visual/class", ..., "align" (see `detection_losses`).
+
+    Both kinds of prompts are encoded in every iteration, for the alignment. A batch without any object can only be a text iteration.
+
+    samples: part number `part` of the batch. whole: the objects and visual prompts (`count`) of the whole batch, by which the sums are
+    divided, so that the losses of the parts add up to those of the batch; None: samples are the whole batch.
+    """
+    own, whole = count(samples), whole or count(samples)
+    share = max(1, own[0]) / max(1, whole[0])  # the criterion divides by the objects it sees
+    rng = np.random.default_rng([config.seed, step, 1, part])
+    generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
+    torch.manual_seed(
+        int(np.random.default_rng([config.seed, step, 2, part]).integers(2**62))
+    )  # for dropout: Swin drops paths
+    device = next(model.parameters()).device
+    features = model.encode_images([to_image(s.image).to(device) for s in samples])
+    regions, categories = zip(*(sample_regions(s, config.point_probability, rng) for s in samples), strict=True)
+    asked = sample_names(samples, trainable, config.text_negatives, rng)
+    prompted = {"text": text_prompts(model, samples, names, asked)}
+    if any(categories):
+        encoded = model.encode_visual(features, RegionPrompts.from_lists(regions, device))  # (B, C, D)
+        prompted["visual"] = visual_prompts(samples, categories, encoded, config.cross_image, rng)
+
+    losses: dict[str, Tensor] = {}
+    for kind in iteration_kinds(step, config) if any(categories) else ("text",):
+        asking = prompted[kind]
+        denoising = model.denoising(
+            asking.targets.boxes, asking.targets.labels, asking.prompts, asking.mask,
+            config.denoising_queries, config.box_noise, config.label_noise, generator,
+        )  # fmt: skip
+        output = model.decode(features, asking.prompts, asking.mask, denoising, auxiliary=True)
+        for name, value in detection_losses(output, asking.targets, config, asking.mask, denoising).items():
+            losses[f"{kind}/{name}"] = value * share
+        if config.loss_token:
+            told = token_recognition_loss(output.tokens, features.centres, asking.targets)
+            losses[f"{kind}/token"] = config.loss_token * told * share
+    if config.loss_align and "visual" in prompted:
+        column = torch.tensor([asked.index(c) for own in categories for c in own], device=device)
+        aligned = alignment_loss(prompted["visual"].prompts[0], prompted["text"].prompts[0], column)
+        losses["align"] = config.loss_align * aligned * own[1] / whole[1]
+    return losses
+
+
+def count(samples: Sequence[Sample]) -> tuple[int, int]:
+    """(objects, visual prompts: the categories of each image)."""
+    return sum(len(s.labels) for s in samples), sum(len(np.unique(s.labels)) for s in samples)
+
+
+class Iteration(nn.Module):
+    """`iteration_losses` as a module's forward pass, which DistributedDataParallel asks for."""
+
+    def __init__(self, model: TRex2):
+        super().__init__()
+        self.model = model
+
+    def forward(self, samples: Sequence[Sample], *arguments) -> dict[str, Tensor]:
+        return iteration_losses(self.model, samples, *arguments)
+
+
+def batch_parts(config: TrainConfig) -> int:
+    """In how many parts a step's batch is used: `config.parts`, made a multiple of the number of processes.
+
+    Raises ValueError where the batch cannot be divided into so many equal parts.
+    """
+    processes = process()[1]
+    if config.parts < 1 or config.batch_size < 1 or config.batch_size % math.lcm(config.parts, processes):
+        raise ValueError(
+            f"a batch of {config.batch_size} pictures cannot be divided into parts = {config.parts} on {processes} processes; "
+            "choose a batch_size that is a multiple of both"
+        )
+    return math.lcm(config.parts, processes)
+
+
+def iteration_kinds(step: int, config: TrainConfig) -> tuple[str, ...]:
+    """Text alone for `text_first_steps`, then `visual_per_text` visual iterations after each text iteration; 0: both in every iteration."""
+    after = step - config.text_first_steps
+    if after >= 0 and config.visual_per_text == 0:
+        return ("text", "visual")
+    return ("text",) if after < 0 or after % (config.visual_per_text + 1) == 0 else ("visual",)

@@ -1,0 +1,1 @@
+"""Weights from elsewhere and for elsewhere: warm starts, distillation of the text tower, the Hub, ONNX."""
