@@ -131,7 +131,9 @@ def build(source: Path, out: Path = FOLDER) -> None:
         chosen = choose(contents, scene, np.random.default_rng(SEED))
         both = [set().union(*(contents[i] for i in chosen[split])) for split in SPLITS]
         categories = [c for c in content["categories"] if c["id"] in both[0] & both[1]]
-        kept = {"project": SETS[name], "licence": "CC BY 4.0"} | {key: about[name][key] for key in ("repository", "commit")}
+        kept = {"project": SETS[name], "licence": "CC BY 4.0"} | {
+            key: about[name][key] for key in ("repository", "commit")
+        }
         dropped = [c["name"] for c in content["categories"] if c not in categories]
         manifest["sets"][name] = kept | {"categories_left_out": dropped, "scenes": len(set(scene))}
         for split in SPLITS:
@@ -140,7 +142,9 @@ def build(source: Path, out: Path = FOLDER) -> None:
     write_text(out / "manifest.json", json.dumps(manifest, indent=1) + "\n")
 
 
-def _write(folder: Path, source: Path, pictures: list[dict], of_image: dict, categories: list[dict], about: dict, name: str) -> None:
+def _write(
+    folder: Path, source: Path, pictures: list[dict], of_image: dict, categories: list[dict], about: dict, name: str
+) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "images").mkdir(parents=True)
     known = {c["id"] for c in categories}

@@ -27,7 +27,8 @@ def open_dataset(name: str) -> CocoDataset:
     Args:
         name: "emoji-val" or another set of the embedded family, or "coins" (made on first use); "photo-wild-aquarium/val" or
             another of `PHOTO_WILD` (in the repository); "coco-val2017", "coco-train2017", "lvis-val", "lvis-minival",
-            "lvis-train" (official files under <data root>); or a folder: annotations.json and images/, a Roboflow export (_annotations.coco.json), or Pascal VOC (one XML a picture).
+            "lvis-train" (official files under <data root>); or a folder: annotations.json and images/, a Roboflow export
+            (_annotations.coco.json), or Pascal VOC (one XML a picture).
 
     Raises:
         FileNotFoundError: there is no such set; the message says where it was looked for.
