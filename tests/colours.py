@@ -1,4 +1,6 @@
-"""Pictures of coloured rectangles, a set of them, and a detector that knows colours: answers that one can work out by hand."""
+"""Pictures of coloured rectangles, a set of them, and a detector that knows colours: answers that one can work out by
+hand.
+"""
 
 from __future__ import annotations
 

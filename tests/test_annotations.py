@@ -1,4 +1,6 @@
-"""Exports read back by programs that are not ours (pycocotools, supervision), and whole folders: resumed, refused, unreadable pictures."""
+"""Exports read back by programs that are not ours (pycocotools, supervision), and whole folders: resumed, refused,
+unreadable pictures.
+"""
 
 from __future__ import annotations
 

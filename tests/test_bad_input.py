@@ -251,7 +251,9 @@ def test_what_is_no_picture(detector, array):
 
 
 def test_pil_pictures_that_cannot_be_converted(detector):
-    """What Pillow raises for a picture in memory (a bad EXIF block, transparency of another kind) is our error too; "La" is read."""
+    """What Pillow raises for a picture in memory (a bad EXIF block, transparency of another kind) is our error too;
+    "La" is read.
+    """
     picture = Image.new("RGB", (8, 8))
     picture.info["exif"] = b"nonsense that is no TIFF header"
     with pytest.raises(ValueError, match="PIL picture is not a readable picture"):
@@ -452,7 +454,9 @@ def test_a_pickle_is_never_loaded(checkpoint, tmp_path):
 
 
 def test_duplicates_of_a_prompt_are_one_detection():
-    """Two boxes of IoU 0.9 of one prompt: the better stays; of two prompts, or with nms_iou=1: both stay. The limit counts what stays."""
+    """Two boxes of IoU 0.9 of one prompt: the better stays; of two prompts, or with nms_iou=1: both stay. The limit
+    counts what stays.
+    """
     boxes = torch.tensor([[[0.5, 0.5, 0.4, 0.4], [0.5, 0.5, 0.4, 0.36], [0.2, 0.2, 0.1, 0.1]]])
     logits = torch.tensor([[[2.0, -9], [1.0, -9], [0.0, -9]]])
 

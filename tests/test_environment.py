@@ -67,7 +67,9 @@ def test_imported_modules_are_found():
 
 @pytest.mark.parametrize("path", source_files(), ids=lambda path: path.relative_to(REPOSITORY).as_posix())
 def test_every_import_is_a_declared_requirement(path):
-    """The package may import its optional extras (where a function needs one); tests, benchmarks and notebooks also developers' packages."""
+    """The package may import its optional extras (where a function needs one); tests, benchmarks and notebooks also
+    developers' packages.
+    """
     in_tests = path.is_relative_to(REPOSITORY / "tests")
     developers = in_tests or path.suffix == ".ipynb" or path.is_relative_to(REPOSITORY / "trex2_mini" / "benchmark")
     declared = requirements(*(set(PROJECT["optional-dependencies"]) - (set() if developers else {"dev"})))

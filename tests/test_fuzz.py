@@ -1,6 +1,8 @@
-"""Odd input at every public entry point: it works, or our own clear error comes. No other crash, no hang, no file outside the output folder.
+"""Odd input at every public entry point: it works, or our own clear error comes. No other crash, no hang, no file
+outside the output folder.
 
-TREX2_FUZZ=100 python -m pytest -q -s tests/test_fuzz.py      # cases an entry point; the default, 6, is what `make test` runs
+TREX2_FUZZ=100 python -m pytest -q -s tests/test_fuzz.py      # cases an entry point; the default, 6, is what `make
+test` runs
 """
 
 from __future__ import annotations
@@ -229,7 +231,11 @@ def encoded(detector):
 
 def assert_sound(found: Detections, height: int, width: int) -> None:
     assert np.isfinite(found.boxes).all() and np.isfinite(found.scores).all()
-    assert (found.boxes >= 0).all() and (found.boxes <= [width, height] * 2).all() and set(found.labels) <= set(range(len(found.names)))
+    assert (
+        (found.boxes >= 0).all()
+        and (found.boxes <= [width, height] * 2).all()
+        and set(found.labels) <= set(range(len(found.names)))
+    )
 
 
 @fuzz
@@ -240,7 +246,26 @@ def test_encode_arrays(detector, source):
         assert_sound(detector.detect(encoded, text="cat", score_threshold=0), encoded.height, encoded.width)
 
 
-MODES = ["1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV", "I", "F", "I;16", "I;16B"]
+MODES = [
+    "1",
+    "L",
+    "LA",
+    "La",
+    "P",
+    "PA",
+    "RGB",
+    "RGBA",
+    "RGBa",
+    "RGBX",
+    "CMYK",
+    "YCbCr",
+    "LAB",
+    "HSV",
+    "I",
+    "F",
+    "I;16",
+    "I;16B",
+]
 
 
 @fuzz
@@ -308,7 +333,12 @@ def test_options(detector, encoded, threshold, limit, beta):
 
 
 @fuzz
-@given(st.dictionaries(st.text(max_size=4), st.lists(st.tuples(odd_arrays | st.just("picture"), regions), max_size=3), max_size=2) | odd)
+@given(
+    st.dictionaries(
+        st.text(max_size=4), st.lists(st.tuples(odd_arrays | st.just("picture"), regions), max_size=3), max_size=2
+    )
+    | odd
+)
 def test_examples(detector, encoded, examples):
     if isinstance(examples, dict):
         pair = (encoded, [[1, 1, 20, 20]])
@@ -386,7 +416,9 @@ def test_configurations(tree):
 @fuzz
 @given(st.data())
 def test_configuration_files(checkpoint, data):
-    content = data.draw(broken((checkpoint / "config.json").read_bytes()) | mutated(json.loads(TINY.to_json())).map(as_json))
+    content = data.draw(
+        broken((checkpoint / "config.json").read_bytes()) | mutated(json.loads(TINY.to_json())).map(as_json)
+    )
     with watched("checkpoints: broken config.json") as folder:
         (folder / "config.json").write_bytes(content)
         os.link(checkpoint / "model.safetensors", folder / "model.safetensors")
@@ -426,11 +458,17 @@ FSC = {
         "1.png": {"box_examples_coordinates": [[[1, 1], [1, 9], [9, 9], [9, 1]]] * 3, "points": [[5, 5], [9, 9]]}
     },
     "Train_Test_Val_FSC_147.json": {"test": ["1.png"], "val": [], "train": []},
-    "annotations.json": {"images": [{"id": 1, "file_name": "1.png"}], "annotations": [{"image_id": 1, "bbox": [1, 1, 8, 8]}]},
+    "annotations.json": {
+        "images": [{"id": 1, "file_name": "1.png"}],
+        "annotations": [{"image_id": 1, "bbox": [1, 1, 8, 8]}],
+    },
 }
 FSCD = {
     "instances_test.json": COCO,
-    "count_test.json": {"images": [], "annotations": [{"image_id": 1, "boxes": [[1, 1, 8, 8]]}, {"image_id": 2, "boxes": []}]},
+    "count_test.json": {
+        "images": [],
+        "annotations": [{"image_id": 1, "boxes": [[1, 1, 8, 8]]}, {"image_id": 2, "boxes": []}],
+    },
 }
 
 
@@ -531,7 +569,9 @@ def test_batches(names, batch_size, balance):
         (folder / "set" / "annotations.json").write_bytes(as_json(COCO))
         os.chdir(folder)
         try:
-            batches = open_batches(names, batch_size if isinstance(batch_size, int) and abs(batch_size) < 9 else 2, 0, 64, balance)
+            batches = open_batches(
+                names, batch_size if isinstance(batch_size, int) and abs(batch_size) < 9 else 2, 0, 64, balance
+            )
             batches(0)
         finally:
             os.chdir(folder.parent)
@@ -539,7 +579,11 @@ def test_batches(names, batch_size, balance):
 
 @fuzz
 @given(
-    st.dictionaries(st.text(max_size=8) | st.sampled_from(ODD_TEXTS), st.lists(st.lists(number, min_size=4, max_size=4), max_size=2), max_size=3),
+    st.dictionaries(
+        st.text(max_size=8) | st.sampled_from(ODD_TEXTS),
+        st.lists(st.lists(number, min_size=4, max_size=4), max_size=2),
+        max_size=3,
+    ),
     st.sampled_from(["coco", "yolo", "voc", "x"]),
     st.text(min_size=1, max_size=4),
 )
@@ -559,8 +603,21 @@ def test_half_done_folders(detector, data):
     """The .part file of an interrupted `detect FOLDER`, changed."""
     with watched("detect: half-done folders") as folder:
         pictures(folder / "in")
-        record = {"file": "1.png", "size": [64, 64], "names": ["cat"], "boxes": [[1, 1, 9, 9]], "scores": [0.5], "labels": [0]}
-        asked = {"folder": str((folder / "in").resolve()), "text": "cat", "prompts": None, "score_threshold": 0.3, "weights": ""}
+        record = {
+            "file": "1.png",
+            "size": [64, 64],
+            "names": ["cat"],
+            "boxes": [[1, 1, 9, 9]],
+            "scores": [0.5],
+            "labels": [0],
+        }
+        asked = {
+            "folder": str((folder / "in").resolve()),
+            "text": "cat",
+            "prompts": None,
+            "score_threshold": 0.3,
+            "weights": "",
+        }
         lines = [as_json(asked), as_json(data.draw(mutated(record)))]
         content = b"".join(line + b"\n" for line in lines)
         (folder / "out.json.part").write_bytes(data.draw(st.just(content) | broken(content)))
@@ -587,7 +644,10 @@ def fsc(**files) -> dict[str, bytes]:
 
 
 def fscd(**files) -> dict[str, bytes]:
-    return {f"{name}.json": as_json(tree) for name, tree in ({"instances_test": COCO, "count_test": FSCD["count_test.json"]} | files).items()}
+    return {
+        f"{name}.json": as_json(tree)
+        for name, tree in ({"instances_test": COCO, "count_test": FSCD["count_test.json"]} | files).items()
+    }
 
 
 POINTS, SPLITS, COUNT = "annotation_FSC147_384.json", "Train_Test_Val_FSC_147.json", FSCD["count_test.json"]
@@ -634,10 +694,13 @@ def test_findings_in_files(place, files, open_):
     assert_ours(caught.value)
 
 
-RECORD = {"file": "1.png", "size": [9, 9], "names": [], "boxes": [[1, 1, 2, 2]], "scores": [1], "labels": [0]}  # a label without a name
+# a label without a name
+RECORD = {"file": "1.png", "size": [9, 9], "names": [], "boxes": [[1, 1, 2, 2]], "scores": [1], "labels": [0]}
 
 
-@pytest.mark.parametrize("line", [b"\x9a", b"null", b'{"file": "1.png"}', as_json(RECORD), DEEP], ids=lambda line: str(line[:20]))
+@pytest.mark.parametrize(
+    "line", [b"\x9a", b"null", b'{"file": "1.png"}', as_json(RECORD), DEEP], ids=lambda line: str(line[:20])
+)
 def test_findings_in_half_done_folders(detector, place, line):
     """The file is left as it is: its owner decides."""
     pictures(place / "in")
@@ -647,7 +710,9 @@ def test_findings_in_half_done_folders(detector, place, line):
     assert (place / "out.json.part").read_bytes() == b"{}\n" + line + b"\n" and not (place / "out.json").exists()
 
 
-@pytest.mark.parametrize("file, name", [("..", "a"), ("", "a"), ("a\0.jpg", "a"), ("\ud800.jpg", "a"), ("a" * 300, "a"), ("a.jpg", "\ud800")])
+@pytest.mark.parametrize(
+    "file, name", [("..", "a"), ("", "a"), ("a\0.jpg", "a"), ("\ud800.jpg", "a"), ("a" * 300, "a"), ("a.jpg", "\ud800")]
+)
 def test_findings_in_export(place, file, name):
     found = {file: (9, 9, Detections(np.ones((1, 4), np.float32), np.ones(1, np.float32), np.zeros(1, int), [name]))}
     with pytest.raises(ValueError) as caught:
@@ -672,7 +737,18 @@ def test_grids(content):
             run.name()
 
 
-words = st.sampled_from([*map(str, ODD_NUMBERS), *(t for t in ODD_TEXTS if "\x00" not in t), "CHECKPOINT", "SET", "PICTURE", "OUT", "GRID", "nano"])
+words = st.sampled_from(
+    [
+        *map(str, ODD_NUMBERS),
+        *(t for t in ODD_TEXTS if "\x00" not in t),
+        "CHECKPOINT",
+        "SET",
+        "PICTURE",
+        "OUT",
+        "GRID",
+        "nano",
+    ]
+)
 COMMANDS = {  # what is always given, and options of which some are given with odd values
     "detect": (["PICTURE", "--checkpoint", "CHECKPOINT"], ["--text", "--box", "--point", "--bank", "--json", "--name", "--threshold", "--out"]),
     "data": (["check"], ["", "--out", "--images", "--seed"]),

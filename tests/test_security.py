@@ -33,7 +33,11 @@ def uses(source: str) -> list[tuple[int, str]]:
             options = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
             if names[0].endswith("torch.load") and options.get("weights_only") != "True":
                 found.append((node.lineno, "torch.load without weights_only=True"))
-            if options.get("allow_pickle") == "True" or options.get("shell") == "True" or options.get("trust_remote_code") == "True":
+            if (
+                options.get("allow_pickle") == "True"
+                or options.get("shell") == "True"
+                or options.get("trust_remote_code") == "True"
+            ):
                 found.append((node.lineno, f"{names[0]} with {options}"))
             if options.get("verify") == "False":
                 names.append("verify=False")
@@ -67,11 +71,15 @@ def test_the_search_finds(line):
 
 
 def test_what_is_meant_to_be_allowed():
-    assert not uses("model.eval(); re.compile('a'); torch.compile(f); yaml.safe_load(x); torch.load('a', weights_only=True)")
+    assert not uses(
+        "model.eval(); re.compile('a'); torch.compile(f); yaml.safe_load(x); torch.load('a', weights_only=True)"
+    )
 
 
 def test_no_pickles_in_the_repository():
-    """Weights and tables that come along are safetensors, JSON, CSV and YAML: no file here is a pickle, whatever its ending."""
+    """Weights and tables that come along are safetensors, JSON, CSV and YAML: no file here is a pickle, whatever its
+    ending.
+    """
     for path in (REPOSITORY / "data" / "checkpoints").glob("**/*"):
         if path.is_file():
             with path.open("rb") as file:

@@ -73,7 +73,8 @@ def main(arguments: list[str] | None = None) -> int:
         "--data", default="emoji-val", help="emoji-val, or a folder with annotations.json and images/"
     )
     evaluate.add_argument(
-        "--reference", help="where Visual-G draws its examples (default: the other split of a wild set, else emoji-reference)"
+        "--reference",
+        help="where Visual-G draws its examples (default: the other split of a wild set, else emoji-reference)",
     )
     evaluate.add_argument(
         "--protocol", required=True, metavar="P",
@@ -90,7 +91,11 @@ def main(arguments: list[str] | None = None) -> int:
         "frames prompted for video (1)",
     )  # fmt: skip
     evaluate.add_argument(
-        "--tiles", type=float, default=0.0, metavar="S", help="counting: in tiles, S sides of an exemplar wide (8 is good); 0: none"
+        "--tiles",
+        type=float,
+        default=0.0,
+        metavar="S",
+        help="counting: in tiles, S sides of an exemplar wide (8 is good); 0: none",
     )
     evaluate.add_argument("--points", action="store_true", help="Visual-I with centre points instead of boxes")
     evaluate.add_argument("--synonyms", action="store_true", help="text asks by the first synonym instead of the name")
@@ -127,7 +132,7 @@ def main(arguments: list[str] | None = None) -> int:
     suite = commands.add_parser("suite", help="all protocols over a suite of small sets, with mean and median")
     suite.add_argument("name", choices=["photo-wild", "emoji-wild"])
     suite.add_argument("--checkpoint", default="nano-photo", help="a shipped name or a folder (default nano-photo)")
-    suite.add_argument("--examples", type=int, default=16, metavar="N", help="pictures a category for Visual-G (default 16)")
+    suite.add_argument("--examples", type=int, default=16, metavar="N", help="pictures a category (default 16)")
     suite.add_argument("--draws", type=int, default=3, metavar="K", help="of examples and prompts (default 3)")
     suite.add_argument("--limit", type=int, help="only the first so many images of each set")
     suite.add_argument("--seed", type=int, default=0)
@@ -183,7 +188,8 @@ def main(arguments: list[str] | None = None) -> int:
     export.set_defaults(command_function=_export)
 
     engine = commands.add_parser(
-        "engine", help="pseudo-labels: text (captioned pictures), visual (boxes without names); effect (AP with and without them)"
+        "engine",
+        help="pseudo-labels: text (captioned pictures), visual (boxes without names); effect (AP with and without them)",
     )
     engine.add_argument("name", choices=["text", "visual", "effect"])
     engine.add_argument(
@@ -194,18 +200,30 @@ def main(arguments: list[str] | None = None) -> int:
     engine.add_argument("--out", type=Path, help="folder to write; a rerun goes on (default runs/engine-NAME)")
     engine.add_argument("--checkpoint", default="nano-emoji", help="a shipped name or a folder")
     engine.add_argument("--score", type=float, help="least score of a detection (default: text 0.2, visual 0.3)")
-    engine.add_argument("--similarity", type=float, default=0.8, help="text: least cosine of region and phrase (default 0.8)")
-    engine.add_argument("--more-than", type=int, default=100, help="text: a phrase in more captions is a negative (default 100)")
-    engine.add_argument("--parser", default="auto", help="text: auto, rules, or a pipeline of spaCy's such as en_core_web_sm")
-    engine.add_argument("--names", type=Path, help="visual: a file with one name a line (default: the 390 trained emoji names)")
+    engine.add_argument(
+        "--similarity", type=float, default=0.8, help="text: least cosine of region and phrase (default 0.8)"
+    )
+    engine.add_argument(
+        "--more-than", type=int, default=100, help="text: a phrase in more captions is a negative (default 100)"
+    )
+    engine.add_argument(
+        "--parser", default="auto", help="text: auto, rules, or a pipeline of spaCy's such as en_core_web_sm"
+    )
+    engine.add_argument(
+        "--names", type=Path, help="visual: a file with one name a line (default: the 390 trained emoji names)"
+    )
     engine.add_argument("--probability", type=float, default=0.3, help="visual: least of a box's name (default 0.3)")
-    engine.add_argument("--min-instances", type=int, default=2, help="visual: boxes of one name that keep a picture (default 2)")
+    engine.add_argument(
+        "--min-instances", type=int, default=2, help="visual: boxes of one name that keep a picture (default 2)"
+    )
     engine.add_argument("--limit", type=int, help="only the first so many pictures")
     engine.add_argument("--shard", type=int, default=50, help="pictures a shard (default 50)")
     engine.add_argument("--workers", type=int, default=1, help="processes (default 1)")
     engine.add_argument("--truth", type=Path, help="a COCO file of what is really there: precision and recall")
     engine.add_argument("--steps", type=int, default=60, help="effect: of each fine-tuning (default 60)")
-    engine.add_argument("--seeds", type=int, nargs="+", default=[0, 1], help="effect: of the fine-tunings (default 0 1)")
+    engine.add_argument(
+        "--seeds", type=int, nargs="+", default=[0, 1], help="effect: of the fine-tunings (default 0 1)"
+    )
     engine.add_argument("--images", type=int, default=100, help="effect: of emoji-val, to measure on (default 100)")
     engine.add_argument("--json", type=Path, help="write the result here")
     engine.set_defaults(command_function=_engine)
@@ -415,9 +433,8 @@ def _scorecard(options: argparse.Namespace) -> None:
 def _suite(options: argparse.Namespace) -> None:
     from .evaluation.suite import as_table, measure_suite
 
-    result = measure_suite(
-        options.checkpoint, options.name, examples=options.examples, draws=options.draws, limit=options.limit, seed=options.seed
-    )  # fmt: skip
+    asked = {key: getattr(options, key) for key in ("examples", "draws", "limit", "seed")}
+    result = measure_suite(options.checkpoint, options.name, **asked)
     _write_json(options.json, result)
     print(as_table(result), end="")
 
@@ -521,12 +538,18 @@ def _engine(options: argparse.Namespace) -> None:
             print(f"noun phrases by {parser}")
             phrases = engines.phrases_of(captions, parse)
             engine = engines.TextEngine(phrases, similarity=options.similarity, more_than=options.more_than, **score)
-            print(f"{len(engine.names)} phrases, {len(engine.dictionary)} of them in more than {options.more_than} captions")
+            print(
+                f"{len(engine.names)} phrases, {len(engine.dictionary)} of them in more than {options.more_than} captions"
+            )
         else:
             dataset = open_dataset(options.data or "emoji-sa")
             images, folder = dataset.coco["images"], dataset.images
             head = {key: dataset.coco[key] for key in ("info", "licenses") if key in dataset.coco}
-            names = engines.read_names(options.names) if options.names else [c.name for c in load_catalogue() if not c.novel]
+            names = (
+                engines.read_names(options.names)
+                if options.names
+                else [c.name for c in load_catalogue() if not c.novel]
+            )
             kept = {"probability": options.probability, "min_instances": options.min_instances}
             engine = engines.VisualEngine(engines.boxes_of(dataset), names, **kept, **score)
         run = {"head": head, "shard": options.shard, "workers": options.workers}

@@ -1,7 +1,9 @@
-"""Whole folders of pictures: detect on each, and keep the detections in files that other programs read: COCO JSON, YOLO, Pascal VOC.
+"""Whole folders of pictures: detect on each, and keep the detections in files that other programs read: COCO JSON,
+YOLO, Pascal VOC.
 
-Boxes stay in pixels of the original pictures; each format's own convention is kept: COCO x, y, width, height; YOLO centre and size as shares of the
-picture; VOC whole pixels counted from 1, both ends inside the box. Every file is written whole or not at all.
+Boxes stay in pixels of the original pictures; each format's own convention is kept: COCO x, y, width, height; YOLO
+centre and size as shares of the picture; VOC whole pixels counted from 1, both ends inside the box. Every file is
+written whole or not at all.
 """
 
 from __future__ import annotations
@@ -31,13 +33,15 @@ def export(folder: str | Path, found: Found, format: str = "coco", pictures: str
     Args:
         folder: made if missing. coco: annotations.json; yolo: data.yaml and labels/*.txt; voc: Annotations/*.xml.
         found: {file name: (height, width, detections)}; COCO keeps the scores, the other two have no place for them.
-        pictures: the folder with the pictures. Given, they are linked (where that cannot be done, copied) into the set, so that it is complete.
+        pictures: the folder with the pictures. Given, they are linked (where that cannot be done, copied) into the set,
+            so that it is complete.
 
     Returns:
         The file, or for voc the folder, that readers want.
 
     Raises:
-        ValueError: unknown format, a file name with a folder in it, two pictures whose names differ by their ending only.
+        ValueError: unknown format, a file name with a folder in it, two pictures whose names differ by their ending
+        only.
     """
     if format not in FORMATS:
         raise ValueError(f"unknown format {format!r}; expected one of {', '.join(FORMATS)}")
@@ -152,13 +156,16 @@ def detect_folder(
     weights: str = "",
     progress: bool = True,
 ) -> dict[str, int]:
-    """Detect on every picture of a folder with the same prompts, into a COCO JSON file; interrupted, it goes on where it was.
+    """Detect on every picture of a folder with the same prompts, into a COCO JSON file; interrupted, it goes on where
+    it was.
 
-    Finished pictures are kept in `out`.part, a line each, until all are done. Unreadable pictures are left out, and named in the result.
+    Finished pictures are kept in `out`.part, a line each, until all are done. Unreadable pictures are left out, and
+    named in the result.
 
     Args:
         text, prompts, score_threshold: see `Detector.detect`.
-        weights: what tells one model from another (a checkpoint's hash); a half-done file of another model or other prompts is refused.
+        weights: what tells one model from another (a checkpoint's hash); a half-done file of another model or other
+            prompts is refused.
 
     Returns:
         {"pictures": seen, "detections": found, "resumed": seen in an earlier run, "unreadable": left out}
@@ -185,7 +192,9 @@ def detect_folder(
         for record in done[1:]:
             _as_found(record)
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, RecursionError) as error:
-        raise ValueError(f"{partial} is damaged ({type(error).__name__}: {error}); remove it, and the folder is done anew") from None
+        raise ValueError(
+            f"{partial} is damaged ({type(error).__name__}: {error}); remove it, and the folder is done anew"
+        ) from None
     if done and done[0] != asked:
         raise ValueError(
             f"{partial} was begun with other prompts, pictures or weights; remove it, or choose another file for the result"

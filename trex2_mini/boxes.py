@@ -30,7 +30,8 @@ def normalized_to_xyxy(boxes: Tensor, height: int, width: int) -> Tensor:
 def check_boxes(boxes, height: int, width: int, what: str = "boxes") -> np.ndarray:
     """A user's boxes as float32 [K, 4] xyxy pixels, clipped to the image.
 
-    Corners may come in any order (a box drawn from right to left). Raises ValueError for a wrong shape, NaN, a box that lies
+    Corners may come in any order (a box drawn from right to left). Raises ValueError for a wrong shape, NaN, a box that
+    lies
     outside the image and a box of no size.
     """
     array = _numbers(boxes, 4, what)
@@ -50,7 +51,9 @@ def check_boxes(boxes, height: int, width: int, what: str = "boxes") -> np.ndarr
 
 
 def check_points(points, height: int, width: int, what: str = "points") -> np.ndarray:
-    """A user's points as float32 [K, 2] xy pixels. Raises ValueError for a wrong shape, NaN and points outside the image."""
+    """A user's points as float32 [K, 2] xy pixels. Raises ValueError for a wrong shape, NaN and points outside the
+    image.
+    """
     array = _numbers(points, 2, what)
     for index, (x, y) in enumerate(array):
         if not (0 <= x <= width and 0 <= y <= height):

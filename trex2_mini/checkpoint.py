@@ -1,6 +1,7 @@
 """Checkpoints: safetensors, written whole or not at all, read with clear errors. Never pickle.
 
-A model is a folder: `model.safetensors` (weights, half precision when shipped), `config.json`, and what training left beside them.
+A model is a folder: `model.safetensors` (weights, half precision when shipped), `config.json`, and what training left
+beside them.
 """
 
 from __future__ import annotations
@@ -27,9 +28,11 @@ class CheckpointError(ValueError):
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    """Write a safetensors file in a temporary folder beside it, then rename it: the file under its own name is always whole.
+    """Write a safetensors file in a temporary folder beside it, then rename it: the file under its own name is always
+    whole.
 
-    Raises CheckpointError where it cannot be written; what was there before is still there. A process that is killed within leaves its
+    Raises CheckpointError where it cannot be written; what was there before is still there. A process that is killed
+    within leaves its
     `*.part` folder behind, which nothing reads.
     """
     # a folder, since safetensors puts a draft of its own beside what it writes
@@ -74,7 +77,9 @@ def save_model(folder: Path, model: TRex2, config: Config, half: bool = True) ->
 
 
 def load_model(source: str | Path) -> tuple[TRex2, Config, Path]:
-    """(model in eval mode and float32, its configuration, the weights' path) from a folder or the name of a shipped checkpoint."""
+    """(model in eval mode and float32, its configuration, the weights' path) from a folder or the name of a shipped
+    checkpoint.
+    """
     folder = Path(source)
     if not folder.exists() and (SHIPPED / str(source)).is_dir():
         folder = SHIPPED / str(source)

@@ -1,8 +1,8 @@
 """Configurations: frozen dataclasses and three presets.
 
-`swin_t` and `swin_l` carry the paper's numbers (section 3 and appendix of arXiv 2403.14610; DINO's defaults where the paper
-refers to it). `nano` is the same model made small enough to train on two CPU cores. A configuration is saved as JSON beside
-every checkpoint; unknown keys are refused when it is read back.
+`swin_t` and `swin_l` carry the paper's numbers (section 3 and appendix of arXiv 2403.14610; DINO's defaults where the
+paper refers to it). `nano` is the same model made small enough to train on two CPU cores. A configuration is saved as
+JSON beside every checkpoint; unknown keys are refused when it is read back.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from typing import Any
 
 @dataclass(frozen=True)
 class TextTowerConfig:
-    """The CLIP text transformer (open_clip). `pretrained` names open_clip weights; None: the tower is trained with the model."""
+    """The CLIP text transformer (open_clip). `pretrained` names open_clip weights; None: the tower is trained with the
+    model.
+    """
 
     pretrained: str | None = None
     width: int = 128
@@ -38,9 +40,8 @@ class ModelConfig:
 
     backbone: str = "tf_efficientnet_lite0"  # a timm model that has features_only
     backbone_pretrained: bool = True  # start from ImageNet weights
-    frozen_stages: int = (
-        2  # of a pre-trained convolutional backbone, not trained; nor are its stem and batch norms. 0: all is trained
-    )
+    # of a pre-trained convolutional backbone, not trained; nor are its stem and batch norms. 0: all is trained
+    frozen_stages: int = 2
     strides: tuple[int, ...] = (
         8,
         16,
@@ -59,7 +60,8 @@ class ModelConfig:
     position_temperature: float = 20.0
     text: TextTowerConfig = field(default_factory=TextTowerConfig)
     short_side: int = 192  # px; the detector scales an image's short side to this ...
-    nms_iou: float = 0.7  # boxes of one prompt that overlap more are duplicates; 1: none are (the paper's decoder needs no such step)
+    # boxes of one prompt that overlap more are duplicates; 1: none are (the paper's decoder needs no such step)
+    nms_iou: float = 0.7
     long_side: int = 320  # px; ... unless its long side would exceed this
 
     def __post_init__(self) -> None:
@@ -67,7 +69,9 @@ class ModelConfig:
         if self.dim % 4 or self.dim % self.heads:
             raise ValueError(f"dim must be a multiple of 4 and of heads, got dim={self.dim}, heads={self.heads}")
         if self.backbone_levels > len(self.strides):
-            raise ValueError(f"expected a stride for each of backbone_levels={self.backbone_levels} at least, got {self.strides}")
+            raise ValueError(
+                f"expected a stride for each of backbone_levels={self.backbone_levels} at least, got {self.strides}"
+            )
 
 
 @dataclass(frozen=True)
@@ -76,29 +80,28 @@ class TrainConfig:
 
     steps: int = 5000
     batch_size: int = 8  # pictures a step, of all processes and parts together
-    parts: int = 1  # that a batch is used in, one after another or each by a process of its own (`training.batch_parts`)
-    recompute: bool = False  # the encoder layers' activations in the backward pass: less memory, more time, equal gradients
+    # that a batch is used in, one after another or each by a process of its own (`training.batch_parts`)
+    parts: int = 1
+    # the encoder layers' activations in the backward pass: less memory, more time, equal gradients
+    recompute: bool = False
     lr: float = 5e-4
     lr_backbone: float = 3e-4
     lr_text: float = 5e-4
     weight_decay: float = 1e-4
     warmup_steps: int = 200
-    decay_fraction: float = (
-        0.25  # the last part of the steps, over which the learning rate falls linearly to 2 % of itself
-    )
+    # the last part of the steps, over which the learning rate falls linearly to 2 % of itself
+    decay_fraction: float = 0.25
     clip_norm: float = 1.0
-    visual_per_text: int = (
-        0  # visual iterations for one text iteration; 0: both in every iteration, on one encoding of the images
-    )
+    # visual iterations for one text iteration; 0: both in every iteration, on one encoding of the images
+    visual_per_text: int = 0
     text_first_steps: int = 0  # text iterations only, at the start (spec section 9)
-    balance: float = (
-        0.5  # share of the pictures that are drawn for a category drawn evenly; the others follow the data's long tail
-    )
-    cross_image: float = 0.5  # chance that an image is asked for a category by another image's visual prompt (the paper: 0, spec section 9)
+    # share of the pictures that are drawn for a category drawn evenly; the others follow the data's long tail
+    balance: float = 0.5
+    # chance that an image is asked for a category by another image's visual prompt (the paper: 0, spec section 9)
+    cross_image: float = 0.5
     text_negatives: int = 100  # names sampled from the categories that are in no image of the batch
-    denoising_queries: int = (
-        40  # a batch element, in whole groups (positives and negatives together, at least one group); 0: no denoising
-    )
+    # a batch element, in whole groups (positives and negatives together, at least one group); 0: no denoising
+    denoising_queries: int = 40
     box_noise: float = 0.4
     label_noise: float = 0.25
     point_probability: float = 0.5  # a category's prompts become centre points with this probability
@@ -109,9 +112,8 @@ class TrainConfig:
     loss_l1: float = 5.0
     loss_giou: float = 2.0
     loss_align: float = 3.0
-    loss_token: float = (
-        2.0  # recognition at every token of the encoder, in training only (not the paper's; losses/recognition.py)
-    )
+    # recognition at every token of the encoder, in training only (not the paper's; losses/recognition.py)
+    loss_token: float = 2.0
     focal_alpha: float = 0.25
     focal_gamma: float = 2.0
     amp: bool = False  # bfloat16 autocast
@@ -154,8 +156,11 @@ _KINDS = {  # by a field's annotation
     "int": (int,), "float": (int, float), "str": (str,), "bool": (bool,), "str | None": (str, type(None)),
     "ModelConfig": (ModelConfig,), "TrainConfig": (TrainConfig,), "TextTowerConfig": (TextTowerConfig,),
 }  # fmt: skip
-_RANGES = {  # of numbers, both ends included; others are finite and at least 0. The upper ends keep a foreign file from filling the memory
-    "width": (1, 4096), "heads": (1, 64), "layers": (1, 48), "context_length": (3, 512), "vocab_size": (49408, 200_000),  # of CLIP's tokenizer
+# of numbers, both ends included; others are finite and at least 0. The upper ends keep a foreign file from filling the
+# memory
+_RANGES = {
+    # of CLIP's tokenizer
+    "width": (1, 4096), "heads": (1, 64), "layers": (1, 48), "context_length": (3, 512), "vocab_size": (49408, 200_000),
     "frozen_stages": (0, 16), "strides": (1, 1024), "backbone_levels": (1, 8), "dim": (4, 2048), "points": (1, 64), "ffn_dim": (1, 16384),
     "encoder_layers": (1, 48), "decoder_layers": (1, 48), "num_queries": (1, 20_000), "prompt_blocks": (1, 48), "prompt_ffn_dim": (1, 16384),
     "position_temperature": (1e-3, 1e9), "short_side": (1, 8192), "long_side": (1, 16384), "nms_iou": (0, 1),

@@ -1,11 +1,12 @@
 """Detector: the user's object. Encode an image once, prompt it as often as wanted (spec section 4).
 
-Four workflows, one method: `detect(text=...)`, `detect(boxes=..., points=...)` on the image itself (interactive), `detect(prompts=...)` with
-embeddings of other images (generic), and any mixture: a name that is given both as text and visually is prompted with (T + V) / 2.
+Four workflows, one method: `detect(text=...)`, `detect(boxes=..., points=...)` on the image itself (interactive),
+`detect(prompts=...)` with embeddings of other images (generic), and any mixture: a name that is given both as text and
+visually is prompted with (T + V) / 2.
 
-Negative prompts say what is *not* meant, by T-Rex-Omni's rule (arXiv 2511.08997, training-free): a query's score is sigmoid(S_P - beta max_i S_Ni),
-S the similarities of eq. 8 without our bias. Ours: a negative that a query is unlike (S_N < 0)
-changes nothing, so that drawing one never raises a score.
+Negative prompts say what is *not* meant, by T-Rex-Omni's rule (arXiv 2511.08997, training-free): a query's score is
+sigmoid(S_P - beta max_i S_Ni), S the similarities of eq. 8 without our bias. Ours: a negative that a query is unlike
+(S_N < 0) changes nothing, so that drawing one never raises a score.
 """
 
 from __future__ import annotations
@@ -49,7 +50,9 @@ class EncodedImage:
 
 @dataclass
 class Detections:
-    """boxes [N, 4] float32 xyxy in pixels of the original image; scores [N] in 0..1, highest first; labels [N] indices into `names`."""
+    """boxes [N, 4] float32 xyxy in pixels of the original image; scores [N] in 0..1, highest first; labels [N] indices
+    into `names`.
+    """
 
     boxes: np.ndarray
     scores: np.ndarray
@@ -65,8 +68,6 @@ class Detections:
         return Detections(self.boxes[keep], self.scores[keep], self.labels[keep], self.names)
 
 
-
-
 class Detector:
     """A TRex2 with its image sizes and its devices looked after. All methods run without gradients."""
 
@@ -76,18 +77,24 @@ class Detector:
 
     @classmethod
     def load(cls, source: str | Path = "nano-emoji", device: str | None = None) -> Detector:
-        """source: a folder with model.safetensors and config.json, or the name of a checkpoint that comes with the repository."""
+        """source: a folder with model.safetensors and config.json, or the name of a checkpoint that comes with the
+        repository.
+        """
         model, config, _ = load_model(source)
         return cls(model, config, device)
 
     def compile(self) -> Detector:
-        """The same detector with its attention fused by torch.compile; see `compile_attention` for what that needs and costs."""
+        """The same detector with its attention fused by torch.compile; see `compile_attention` for what that needs and
+        costs.
+        """
         compile_attention(self.model)
         return self
 
     @torch.inference_mode()
     def encode(self, image: Any) -> EncodedImage:
-        """image: path, PIL image or array [H, W], [H, W, 3] or [H, W, 4] (uint8, uint16, or float in 0..1). Raises ValueError."""
+        """image: path, PIL image or array [H, W], [H, W, 3] or [H, W, 4] (uint8, uint16, or float in 0..1). Raises
+        ValueError.
+        """
         array = load_image(image)
         height, width = array.shape[:2]
         return EncodedImage(self.model.encode_images([self._prepare(array)]), height, width)
@@ -98,7 +105,9 @@ class Detector:
             return self.model.encode_images([self._prepare(image) for image in images])
 
     def _prepare(self, array: np.ndarray) -> Tensor:
-        """To [3, h, w] in 0..1, scaled as the model was trained: short side first, unless the long side would become too long."""
+        """To [3, h, w] in 0..1, scaled as the model was trained: short side first, unless the long side would become
+        too long.
+        """
         image = to_image(array).to(self.device)
         height, width = array.shape[:2]
         scale = min(self.config.model.short_side / min(height, width), self.config.model.long_side / max(height, width))
@@ -129,7 +138,8 @@ class Detector:
         boxes   {"coin": [[x1, y1, x2, y2], ...]} in pixels, or one such list for a single category ("object")
         points  {"coin": [[x, y], ...]} in pixels, or one such list
         prompts a PromptBank from `embed`
-        negative_boxes, negative_points   what is not meant, on this image: {"coin": [...]} for one of the prompted names, or a list for all of them
+        negative_boxes, negative_points   what is not meant, on this image: {"coin": [...]} for one of the prompted
+        names, or a list for all of them
         negative_text  names of what is not meant, for all prompted names
         beta    how much a negative takes from a score, at least 0 (T-Rex-Omni: 0.3)
         Raises ValueError when no prompt is given or one cannot be used.
@@ -216,14 +226,21 @@ class Detector:
     def embed(self, examples: Mapping[str, Sequence[tuple[Any, Any]]]) -> PromptBank:
         """Generic visual prompts: {"coin": [(image, boxes), ...], ...} -> one averaged embedding a name.
 
-        boxes: [[x1, y1, x2, y2], ...] in pixels of their image, all showing that category; together they make one vector an image.
+        boxes: [[x1, y1, x2, y2], ...] in pixels of their image, all showing that category; together they make one
+        vector an image.
         """
         if not isinstance(examples, Mapping) or not examples:
             raise ValueError(f"no examples: expected {{'name': [(image, boxes), ...]}}, got {examples!r:.80}")
         rows = []
         for name, pairs in examples.items():
-            if not isinstance(pairs, Sequence) or not pairs or not all(isinstance(p, (tuple, list)) and len(p) == 2 for p in pairs):
-                raise ValueError(f"no examples for {name!r}: expected [(image, boxes), ...], at least one, got {pairs!r:.80}")
+            if (
+                not isinstance(pairs, Sequence)
+                or not pairs
+                or not all(isinstance(p, (tuple, list)) and len(p) == 2 for p in pairs)
+            ):
+                raise ValueError(
+                    f"no examples for {name!r}: expected [(image, boxes), ...], at least one, got {pairs!r:.80}"
+                )
             vectors = []
             for image, boxes in pairs:
                 encoded = self._encoded(image)
@@ -238,7 +255,9 @@ class Detector:
 
     @torch.inference_mode()
     def classify(self, image: Any, boxes: Sequence, names: str | Sequence[str]) -> tuple[list[str], np.ndarray]:
-        """Region classification: the best of `names` for each box [x1, y1, x2, y2], and probabilities [K, len(names)] that sum to 1."""
+        """Region classification: the best of `names` for each box [x1, y1, x2, y2], and probabilities [K, len(names)]
+        that sum to 1.
+        """
         encoded = self._encoded(image)
         names = check_names(names)
         checked = self._boxes(encoded, boxes, "boxes")
@@ -281,9 +300,11 @@ def top_detections(
     max_detections: int,
     nms_iou: float = 1.0,
 ) -> list[Detections]:
-    """logits [B, Q, C], boxes [B, Q, 4] cxcywh in 0..1, sizes [(height, width)] -> per image its best (query, prompt) pairs, as DINO does.
+    """logits [B, Q, C], boxes [B, Q, 4] cxcywh in 0..1, sizes [(height, width)] -> per image its best (query, prompt)
+    pairs, as DINO does.
 
-    Of a prompt's boxes that overlap by more than `nms_iou` the best stays (1: all stay). `nano` needs it: three decoder layers leave duplicates.
+    Of a prompt's boxes that overlap by more than `nms_iou` the best stays (1: all stay). `nano` needs it: three decoder
+    layers leave duplicates.
     """
     scores = logits.sigmoid()
     best, index = scores.flatten(1).topk(min(max(max_detections, 300), scores[0].numel()), dim=1)

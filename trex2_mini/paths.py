@@ -24,7 +24,8 @@ def read_json(path: Path) -> Any:
         raise FileNotFoundError(f"the file {path} does not exist")
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:  # bytes that are no text, text that is no JSON, brackets without an end
+    # bytes that are no text, text that is no JSON, brackets without an end
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON: {error}") from error
 
 
@@ -36,6 +37,8 @@ def write_text(path: Path, text: str) -> None:
         draft.write_text(text, encoding="utf-8")
         os.replace(draft, path)
     except UnicodeEncodeError as error:  # half of a surrogate pair, from an escape in a JSON file
-        raise ValueError(f"{path}: expected text that UTF-8 can hold, and a name or phrase in it is none: {error}") from None
+        raise ValueError(
+            f"{path}: expected text that UTF-8 can hold, and a name or phrase in it is none: {error}"
+        ) from None
     finally:
         draft.unlink(missing_ok=True)

@@ -18,9 +18,11 @@ def process() -> tuple[int, int]:
 
 @contextlib.contextmanager
 def one_of_many(device: str = "cpu") -> Iterator[bool]:
-    """Joins the processes of torchrun, if it started this one, for as long as the block lasts; true in the first process.
+    """Joins the processes of torchrun, if it started this one, for as long as the block lasts; true in the first
+    process.
 
-    Each process of a machine gets a GPU of its own, where there are any: "cuda" means that one. device: what the tensors that are exchanged
+    Each process of a machine gets a GPU of its own, where there are any: "cuda" means that one. device: what the
+    tensors that are exchanged
     lie on; those on a GPU go by nccl, others by gloo.
     """
     started = int(os.environ.get("WORLD_SIZE", 1)) > 1

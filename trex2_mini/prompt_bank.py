@@ -24,9 +24,11 @@ class PromptBank:
         write_tensors(Path(path), {"embeddings": self.embeddings}, {"names": json.dumps(self.names)})
 
     def save_official(self, path: str | Path) -> None:
-        """One category in the format of the official T-Rex2 API: one safetensors tensor `visual_embedding`, float32 [256].
+        """One category in the format of the official T-Rex2 API: one safetensors tensor `visual_embedding`, float32
+        [256].
 
-        The format alone is shared: vectors of one model mean nothing to another. Raises ValueError for several names, or another D.
+        The format alone is shared: vectors of one model mean nothing to another. Raises ValueError for several names,
+        or another D.
         """
         if self.embeddings.shape != (1, OFFICIAL_DIM) or len(self.names) != 1:
             raise ValueError(
@@ -37,7 +39,9 @@ class PromptBank:
 
     @classmethod
     def load(cls, path: str | Path) -> PromptBank:
-        """A file of `save` or `save_official`; the latter keeps no name, so the file's own (without the ending) is taken. Raises CheckpointError."""
+        """A file of `save` or `save_official`; the latter keeps no name, so the file's own (without the ending) is
+        taken. Raises CheckpointError.
+        """
         tensors, metadata = read_tensors(Path(path))
         if set(tensors) == {"visual_embedding"}:
             vector = tensors["visual_embedding"]
@@ -54,8 +58,16 @@ class PromptBank:
             names, embeddings = json.loads(metadata["names"]), tensors["embeddings"].float()
         except (ValueError, RecursionError):
             names, embeddings = None, tensors["embeddings"]
-        if not isinstance(names, list) or not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
-            raise CheckpointError(f"{path}: expected the metadata 'names' to be a JSON list of different names, got {metadata['names']!r:.80}")
+        if (
+            not isinstance(names, list)
+            or not all(isinstance(name, str) for name in names)
+            or len(set(names)) < len(names)
+        ):
+            raise CheckpointError(
+                f"{path}: expected the metadata 'names' to be a JSON list of different names, got {metadata['names']!r:.80}"
+            )
         if embeddings.ndim != 2 or len(embeddings) != len(names) or not embeddings.isfinite().all():
-            raise CheckpointError(f"{path}: expected finite 'embeddings' [{len(names)}, D], one row a name, got {list(embeddings.shape)}")
+            raise CheckpointError(
+                f"{path}: expected finite 'embeddings' [{len(names)}, D], one row a name, got {list(embeddings.shape)}"
+            )
         return cls(names, embeddings)

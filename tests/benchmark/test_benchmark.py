@@ -35,7 +35,9 @@ REFERENCES = {
 
 @pytest.fixture
 def tiny_preset(monkeypatch):
-    """`nano` with the text tower, layers and recipe of the test model: what a benchmark does is the same, only sooner done."""
+    """`nano` with the text tower, layers and recipe of the test model: what a benchmark does is the same, only sooner
+    done.
+    """
     real = config.preset("nano")
     small = dataclasses.replace(
         real.model, encoder_layers=1, decoder_layers=2, num_queries=20, prompt_blocks=1, text=TINY.model.text
@@ -84,7 +86,9 @@ def test_every_form_gives_one_sum(form):
 @pytest.mark.slow
 @pytest.mark.skipif(not has_compiler(), reason="torch.compile needs a C++ compiler; none was found")
 def test_the_compiled_detector_finds_the_same():
-    """Two image sizes, points and boxes, through a whole detector; one compilation for as many queries as tokens, one for the others."""
+    """Two image sizes, points and boxes, through a whole detector; one compilation for as many queries as tokens, one
+    for the others.
+    """
     from torch._dynamo.utils import counters
 
     plain, compiled = Detector(seeded_model(), TINY), Detector(seeded_model(), TINY).compile()

@@ -1,4 +1,6 @@
-"""The commands as a user types them, on a model that builds in no time, and the checkpoint that comes with the repository."""
+"""The commands as a user types them, on a model that builds in no time, and the checkpoint that comes with the
+repository.
+"""
 
 from __future__ import annotations
 

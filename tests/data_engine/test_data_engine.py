@@ -1,4 +1,6 @@
-"""The data engines: phrases, what each does to a picture, shards that resume and do not depend on the processes, and their quality."""
+"""The data engines: phrases, what each does to a picture, shards that resume and do not depend on the processes, and
+their quality.
+"""
 
 from __future__ import annotations
 
@@ -78,7 +80,9 @@ def checkpoint(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def captioned(tmp_path_factory):
-    """Pictures of squares with captions.json, annotations.json (the truth) and half of the boxes without names in some.json."""
+    """Pictures of squares with captions.json, annotations.json (the truth) and half of the boxes without names in
+    some.json.
+    """
     folder = tmp_path_factory.mktemp("captioned")
     (folder / "images").mkdir()
     images, captions, annotations = [], [], []

@@ -1,4 +1,6 @@
-"""Downloads against a server that misbehaves as real ones do: what ends under a file's name is whole and right, or there is nothing."""
+"""Downloads against a server that misbehaves as real ones do: what ends under a file's name is whole and right, or
+there is nothing.
+"""
 
 from __future__ import annotations
 
@@ -191,7 +193,9 @@ def jpeg(colour: str = "red", size: tuple[int, int] = (40, 30)) -> bytes:
 
 
 def test_pictures_in_parallel(server, tmp_path):
-    """A truncated picture and a missing one are named; the others are there, and a second call asks only for what is missing."""
+    """A truncated picture and a missing one are named; the others are there, and a second call asks only for what is
+    missing.
+    """
     for i in range(12):
         server.files[f"/{i}.jpg"] = jpeg()
     server.files["/3.jpg"] = jpeg()[:-200]
@@ -254,7 +258,9 @@ def test_every_category_keeps_a_picture():
 
 @pytest.fixture
 def official(server, tmp_path, monkeypatch):
-    """COCO and LVIS as their hosts serve them, small: eight pictures of val2017, three of them in LVIS val, one LVIS picture in train2017."""
+    """COCO and LVIS as their hosts serve them, small: eight pictures of val2017, three of them in LVIS val, one LVIS
+    picture in train2017.
+    """
     names = [f"{i:012d}.jpg" for i in range(1, 9)]
     for name in names:
         server.files[f"/val2017/{name}"] = jpeg()

@@ -221,7 +221,8 @@ def training_scenes():
     return [generator.scene(index) for index in range(8)]
 
 
-# what tells a world's scenes from training's: at least four of five of its own have it, at most one of four of training's
+# what tells a world's scenes from training's: at least four of five of its own have it, at most one of four of
+# training's
 MARKS = {
     "lineart": lambda s: s.image.mean() > 190 and chroma(s.image) < 20,
     "interface": lambda s: min((np.abs(s.image.astype(int) - v).max(axis=2) == 0).mean() for v in [np.median(s.image[100:], (0, 1))]) > 0.2,

@@ -39,8 +39,6 @@ def random_detector() -> Detector:
     return Detector(TRex2(model), dataclasses.replace(config, model=model), "cpu")
 
 
-
-
 def perfect(coco: dict) -> list[dict]:
     return [detection(a["image_id"], a["category_id"], a["bbox"]) for a in coco["annotations"]]
 

@@ -19,7 +19,9 @@ REAL = REPOSITORY.parent / "shared" / "lvis" / "lvis_val_100.json"
 
 
 def small() -> dict:
-    """Twelve categories in three frequency groups on 40 images; some objects of a category are not annotated where it was not looked for."""
+    """Twelve categories in three frequency groups on 40 images; some objects of a category are not annotated where it
+    was not looked for.
+    """
     rng = np.random.default_rng(0)
     categories = [
         {"id": c, "name": f"thing {c}", "frequency": "rcf"[c % 3], "image_count": 5, "instance_count": 9}

@@ -1,4 +1,6 @@
-"""Negative prompts: T-Rex-Omni's rule by hand, whom a negative speaks against, what cannot be one; the protocol beside look-alikes."""
+"""Negative prompts: T-Rex-Omni's rule by hand, whom a negative speaks against, what cannot be one; the protocol beside
+look-alikes.
+"""
 
 from __future__ import annotations
 
@@ -127,10 +129,12 @@ def coloured(folder, scenes) -> CocoDataset:
 
 @pytest.mark.parametrize("points", [False, True])
 def test_look_alikes_by_hand(tmp_path, points):
-    """A similarity is 5 - 20 x the distance of two colours. Asked by bright red: bright 5, orange 1, dim 0.69. Orange as a negative of beta
+    """A similarity is 5 - 20 x the distance of two colours. Asked by bright red: bright 5, orange 1, dim 0.69. Orange
+    as a negative of beta
     0.3 pushes itself to 1 - 0.3 x 5 = -0.5, below dim red, which it is unlike; of beta 1 below the threshold."""
     data = coloured(tmp_path / "set", [ALIKE, ALIKE[3:]])
-    seed = next(seed for seed in range(99) if draw_prompts(data.coco, seed)[0, 1]["id"] == 0)  # bright red is the prompt
+    # bright red is the prompt
+    seed = next(seed for seed in range(99) if draw_prompts(data.coco, seed)[0, 1]["id"] == 0)
     result = evaluate(
         Colours(), data, "visual-i-negatives", points=points, seed=seed, resamples=20, batch_size=1, progress=False
     )

@@ -1,4 +1,6 @@
-"""Region classification, counting, video, repeated draws, the bootstrap: against numbers found by hand, and a detector that knows colours."""
+"""Region classification, counting, video, repeated draws, the bootstrap: against numbers found by hand, and a detector
+that knows colours.
+"""
 
 from __future__ import annotations
 
@@ -100,7 +102,9 @@ def half_found() -> tuple[dict, Answers, Answers]:
 
 
 def test_bootstrap_by_hand():
-    """One of two images is answered. Resamples: that one twice (AP 100), the other twice (0), or each once (51 of 101 recalls)."""
+    """One of two images is answered. Resamples: that one twice (AP 100), the other twice (0), or each once (51 of 101
+    recalls).
+    """
     _, one, both = half_found()
     weights = np.array([[2.0, 0], [0, 2], [1, 1]])
     np.testing.assert_allclose(Matched(one).ap(weights), [100, 0, 100 * 51 / 101])
@@ -155,7 +159,9 @@ def test_region_scores_by_hand():
 
 
 def test_region_ranks(data):
-    """Red's own prompt has gone to green's place: a box is nearest to the prompt of its colour, whatever that is called. Ties count against."""
+    """Red's own prompt has gone to green's place: a box is nearest to the prompt of its colour, whatever that is
+    called. Ties count against.
+    """
     trial, eye = Trial(ColourDetector(), data, 5, 2, progress=False), torch.eye(3)
     assert [row["rank"] for row in region_ranks(trial, [0, 1, 2], eye)] == [0] * 8
     swapped = region_ranks(trial, [0, 1, 2], eye[[1, 0, 2]])
@@ -181,7 +187,9 @@ def test_region_protocol(data, protocol):
 
 
 def write_fsc147(folder, kind: str) -> None:
-    """SCENES[0] (red: 2) and SCENES[1] (green: 2, blue: 1), red and green to be counted; as FSC147 or as emoji-count-lvis."""
+    """SCENES[0] (red: 2) and SCENES[1] (green: 2, blue: 1), red and green to be counted; as FSC147 or as
+    emoji-count-lvis.
+    """
     write_set(folder, SCENES[:2])
     asked = {"0.png": "red", "1.png": "green"}
     own = {f: [o[1:] for o in SCENES[i][1] if o[0] == n] for i, (f, n) in enumerate(asked.items())}
@@ -306,7 +314,9 @@ def test_embedded_counting_sets(tmp_path, name, split):
 
 @pytest.fixture(scope="module")
 def film(tmp_path_factory) -> CocoDataset:
-    """Two clips of four frames. 1: red stands, green moves by 8 px a frame; 2: red moves, blue comes in the second frame."""
+    """Two clips of four frames. 1: red stands, green moves by 8 px a frame; 2: red moves, blue comes in the second
+    frame.
+    """
     folder = tmp_path_factory.mktemp("film")
     (folder / "images").mkdir()
     coco = {"images": [], "annotations": [], "categories": [{"id": IDS[n], "name": n} for n in COLOURS]}

@@ -1,6 +1,8 @@
-"""Notebook 12 as a person uses it: a real JupyterLab in headless Chromium; box, negative point, threshold, bank, kernel restart.
+"""Notebook 12 as a person uses it: a real JupyterLab in headless Chromium; box, negative point, threshold, bank, kernel
+restart.
 
-The pictures of each step go to runs/browser/, where CI keeps them. Skipped, saying why, where Chromium or playwright is missing.
+The pictures of each step go to runs/browser/, where CI keeps them. Skipped, saying why, where Chromium or playwright is
+missing.
 """
 
 from __future__ import annotations
@@ -238,7 +240,8 @@ def test_draw_look_refine_keep(lab, person):
     assert person.hits(other) == 1, "there is no false alarm to refine"
     person.look("2 a box drawn")
 
-    # refine: a negative point on what is not meant takes it away, and from the others some score: a lower threshold shows them all
+    # refine: a negative point on what is not meant takes it away, and from the others some score: a lower threshold
+    # shows them all
     page.keyboard.press("n")
     page.mouse.click(*person.place((other[0] + other[2]) / 2, (other[1] + other[3]) / 2))
     until(lambda: "1 negative" in find(".trex-studio-timing").inner_text(), "the second answer")

@@ -1,4 +1,6 @@
-"""Interactive prompting without a browser: what the canvas takes and refuses; the studio's rounds, negatives, bank, review, export, autosave."""
+"""Interactive prompting without a browser: what the canvas takes and refuses; the studio's rounds, negatives, bank,
+review, export, autosave.
+"""
 
 from __future__ import annotations
 
@@ -53,7 +55,9 @@ def canvas(height: int = 60, width: int = 80) -> PromptCanvas:
 
 def again(studio) -> PromptStudio:
     """After the kernel was restarted: the same call as before."""
-    return PromptStudio(studio.detector, studio.session.autosave.parent / "pictures", ["coin", "key"], autosave=studio.session.autosave)
+    return PromptStudio(
+        studio.detector, studio.session.autosave.parent / "pictures", ["coin", "key"], autosave=studio.session.autosave
+    )
 
 
 # ---- the canvas
@@ -63,7 +67,13 @@ def test_a_box_drawn_from_right_to_left_and_over_the_border():
     drawn = canvas()
     drawn.prompts = [{"xyxy": [90, 50, 10.123, 20]}, {"xy": [3, 4], "negative": True, "category": "key"}]
     box, point = drawn.prompts
-    assert box == {"id": box["id"], "category": "coin", "kind": "box", "negative": False, "xyxy": [10.12, 20.0, 80.0, 50.0]}
+    assert box == {
+        "id": box["id"],
+        "category": "coin",
+        "kind": "box",
+        "negative": False,
+        "xyxy": [10.12, 20.0, 80.0, 50.0],
+    }
     assert point == {"id": point["id"], "category": "key", "kind": "point", "negative": True, "xy": [3.0, 4.0]}
     assert box["id"] and box["id"] != point["id"]
     assert drawn.boxes() == {"coin": [[10.12, 20.0, 80.0, 50.0]]} and drawn.boxes(negative=True) == {}
@@ -72,7 +82,8 @@ def test_a_box_drawn_from_right_to_left_and_over_the_border():
 
 BAD_PROMPTS = {
     "has no size": {"xyxy": [5, 5, 5, 9]},
-    "prompts\\[1\\]\\['xyxy'\\]\\[0\\] = \\[1.0, 1.0, 1.0": {"xyxy": [1.001, 1, 1.004, 9]},  # nothing is left of it in hundredths
+    # nothing is left of it in hundredths
+    "prompts\\[1\\]\\['xyxy'\\]\\[0\\] = \\[1.0, 1.0, 1.0": {"xyxy": [1.001, 1, 1.004, 9]},
     "lies outside the image \\(80 x 60 px\\)": {"xyxy": [81, 5, 90, 9]},
     "prompts\\[1\\]\\['xy'\\]\\[0\\] = \\[-1.0, 5.0\\] lies outside": {"xy": [-1, 5]},
     "finite numbers": {"xy": [float("nan"), 5]},
@@ -105,7 +116,9 @@ def test_a_bad_prompt_is_refused_and_the_old_ones_stay(expected):
 def test_a_message_from_the_browser_is_brought_into_form():
     drawn, seen = canvas(), []
     drawn.observe(lambda change: seen.append(change["new"]), "prompts")
-    drawn.set_state({"prompts": [{"id": "a", "category": "key", "kind": "box", "negative": True, "xyxy": [20, 20, -5, 10]}]})
+    drawn.set_state(
+        {"prompts": [{"id": "a", "category": "key", "kind": "box", "negative": True, "xyxy": [20, 20, -5, 10]}]}
+    )
     assert drawn.boxes(negative=True) == {"key": [[0.0, 10.0, 20.0, 20.0]]} and seen == [drawn.prompts]
 
 
@@ -232,13 +245,19 @@ def test_each_round_is_the_detectors_own_answer(studio, detector, pictures):
     studio.canvas.prompts = [{"xyxy": BOX}]
     first = shown(studio)
     assert first and first == expected(detector, pictures / "a.png", 0.4, boxes={"coin": [BOX]})
-    studio.canvas.prompts = [*studio.canvas.prompts, {"xy": [50, 40], "category": "key"}, {"xyxy": OTHER, "negative": True}]
+    studio.canvas.prompts = [
+        *studio.canvas.prompts,
+        {"xy": [50, 40], "category": "key"},
+        {"xyxy": OTHER, "negative": True},
+    ]
     asked = {"boxes": {"coin": [BOX]}, "points": {"key": [[50, 40]]}, "negative_boxes": {"coin": [OTHER]}}
     assert shown(studio) == expected(detector, pictures / "a.png", 0.4, **asked)
     studio.beta.value = 1.5
     assert shown(studio) == expected(detector, pictures / "a.png", 0.4, beta=1.5, **asked)
     rounds = [entry for entry in studio.history if entry["what"] == "answer"]
-    assert [(r["prompts"], r["negatives"]) for r in rounds] == [(1, 0), (2, 1), (2, 1)] and all(r["ms"] > 0 for r in rounds)
+    assert [(r["prompts"], r["negatives"]) for r in rounds] == [(1, 0), (2, 1), (2, 1)] and all(
+        r["ms"] > 0 for r in rounds
+    )
     assert "round 3: 2 drawn, 1 negative" in studio.timing.value and "encoded in" in studio.timing.value
 
 
@@ -249,7 +268,9 @@ def test_a_negative_of_what_is_not_asked_for_speaks_against_all(studio, detector
     assert shown(studio) == expected(detector, pictures / "a.png", FLOOR, negative_boxes=[OTHER], **against)
     assert shown(studio) != expected(detector, pictures / "a.png", FLOOR, **against)
     studio.negative_text.value = "dog"
-    assert shown(studio) == expected(detector, pictures / "a.png", FLOOR, negative_boxes=[OTHER], negative_text="dog", **against)
+    assert shown(studio) == expected(
+        detector, pictures / "a.png", FLOOR, negative_boxes=[OTHER], negative_text="dog", **against
+    )
 
 
 def test_an_image_is_encoded_once_and_the_threshold_needs_no_model(studio, detector, monkeypatch):
@@ -285,7 +306,9 @@ def test_the_four_workflows(studio, detector, pictures):
         answers.append(shown(studio))
         assert answers[-1] and answers[-1] == expected(detector, image, FLOOR, **prompts), workflow
     assert len({str(answer) for answer in answers}) == 4
-    assert studio.canvas.names() == ["coin", "key", "dog"], "words join the categories, so that negatives can be drawn for them"
+    assert studio.canvas.names() == ["coin", "key", "dog"], (
+        "words join the categories, so that negatives can be drawn for them"
+    )
     assert "<b>dog</b>" in studio.counts.value
 
 
@@ -358,17 +381,27 @@ def test_what_was_decided_lasts_through_further_rounds(studio):
     studio.canvas.detections = [first | {"state": "accepted", "box": moved}, second | {"state": "rejected"}, *rest]
     studio.canvas.prompts = [*studio.canvas.prompts, {"xy": [50, 40]}]
     now = {d["id"]: d for d in studio.canvas.detections}
-    assert now[first["id"]]["box"] == moved and now[first["id"]]["state"] == "accepted" and now[second["id"]]["state"] == "rejected"
+    assert (
+        now[first["id"]]["box"] == moved
+        and now[first["id"]]["state"] == "accepted"
+        and now[second["id"]]["state"] == "rejected"
+    )
     assert "(1 accepted)" in studio.counts.value
     studio.threshold.value = 1.0
-    assert {d["id"] for d in studio.canvas.detections} == {first["id"], second["id"]}, "the threshold hides proposals only"
+    assert {d["id"] for d in studio.canvas.detections} == {first["id"], second["id"]}, (
+        "the threshold hides proposals only"
+    )
     studio.canvas.detections = [first, second]  # undone
     studio.threshold.value = 0.4
     assert all(d["state"] == "proposed" for d in studio.canvas.detections)
 
 
 def test_a_bank_by_hand(studio, detector, pictures, tmp_path):
-    studio.canvas.prompts = [{"xyxy": BOX}, {"xyxy": OTHER, "category": "key"}, {"xyxy": [1, 1, 9, 9], "negative": True}]
+    studio.canvas.prompts = [
+        {"xyxy": BOX},
+        {"xyxy": OTHER, "category": "key"},
+        {"xyxy": [1, 1, 9, 9], "negative": True},
+    ]
     assert studio.collect() == 2 and studio.collect() == 0
     studio.choose("b.png")
     studio.canvas.prompts = [{"xyxy": OTHER}, {"xyxy": [30, 2, 50, 20]}]
@@ -408,7 +441,9 @@ def test_banks_of_another_width_are_refused(studio, tmp_path):
 def test_the_official_file_for_a_model_of_256(studio, tmp_path, monkeypatch):
     studio.canvas.prompts = [{"xyxy": BOX}]
     studio.collect()
-    monkeypatch.setattr(studio.detector, "embed", lambda examples: PromptBank(list(examples), torch.arange(256.0)[None]))
+    monkeypatch.setattr(
+        studio.detector, "embed", lambda examples: PromptBank(list(examples), torch.arange(256.0)[None])
+    )
     studio.save_bank(tmp_path / "coin.safetensors", official=True)
     tensors = load_file(tmp_path / "coin.safetensors")
     assert list(tensors) == ["visual_embedding"] and tensors["visual_embedding"].tolist() == list(range(256))
@@ -431,24 +466,38 @@ def test_exports_are_read_by_others(studio, tmp_path, format):
     studio.choose("b.png")
     studio.canvas.prompts = [{"xyxy": [10.0, 12, 40, 50], "category": "key"}]
     truth = {
-        name: sorted((own.names[label], *np.rint(box).astype(int).tolist()) for box, label in zip(own.boxes, own.labels))
+        name: sorted(
+            (own.names[label], *np.rint(box).astype(int).tolist()) for box, label in zip(own.boxes, own.labels)
+        )
         for name, (_, _, own) in studio.annotations().items()
     }
     assert len(truth["a.png"]) > 1 and truth["b.png"] == [("key", 10, 12, 40, 50)]
     path = studio.export(tmp_path / "set", format)
-    pictures = {"coco": path.parent / "images", "yolo": path.parent / "images", "voc": path.parent / "JPEGImages"}[format]
+    pictures = {"coco": path.parent / "images", "yolo": path.parent / "images", "voc": path.parent / "JPEGImages"}[
+        format
+    ]
     if format == "coco":
         coco = COCO(str(path))
         assert {(own["width"], own["height"]) for own in coco.imgs.values()} == {(80, 64)}
-        rows = [(coco.imgs[a["image_id"]]["file_name"], coco.cats[a["category_id"]]["name"], a["bbox"]) for a in coco.anns.values()]
-        read = {name: sorted((c, *np.rint([x, y, x + w, y + h]).astype(int).tolist()) for n, c, (x, y, w, h) in rows if n == name) for name in truth}
+        rows = [
+            (coco.imgs[a["image_id"]]["file_name"], coco.cats[a["category_id"]]["name"], a["bbox"])
+            for a in coco.anns.values()
+        ]
+        read = {
+            name: sorted(
+                (c, *np.rint([x, y, x + w, y + h]).astype(int).tolist()) for n, c, (x, y, w, h) in rows if n == name
+            )
+            for name in truth
+        }
     else:
         if format == "yolo":
             dataset = supervision.DetectionDataset.from_yolo(str(pictures), str(path.parent / "labels"), str(path))
         else:
             dataset = supervision.DetectionDataset.from_pascal_voc(str(pictures), str(path))
         read = {
-            Path(name).name: sorted((dataset.classes[c], *np.rint(box).astype(int).tolist()) for box, c in zip(own.xyxy, own.class_id))
+            Path(name).name: sorted(
+                (dataset.classes[c], *np.rint(box).astype(int).tolist()) for box, c in zip(own.xyxy, own.class_id)
+            )
             for name, _, own in dataset
         }
     assert read.keys() == truth.keys()
@@ -472,10 +521,17 @@ def test_everything_is_there_after_a_restart(studio, tmp_path):
     studio.canvas.prompts = [{"xy": [5, 5]}]
     studio.threshold.value, studio.beta.value, studio.workflow.value, studio.text.value = 0.45, 0.7, "mixed", "sun"
     fresh = again(studio)
-    assert fresh.current == "b.png" and fresh.canvas.prompts == studio.canvas.prompts and "went on" in fresh.message.value
+    assert (
+        fresh.current == "b.png" and fresh.canvas.prompts == studio.canvas.prompts and "went on" in fresh.message.value
+    )
     assert shown(fresh) == shown(studio) != []
     assert fresh.canvas.categories == studio.canvas.categories and fresh.canvas.active == "dog"
-    assert [getattr(fresh, key).value for key in ("threshold", "beta", "workflow", "text")] == [0.45, 0.7, "mixed", "sun"]
+    assert [getattr(fresh, key).value for key in ("threshold", "beta", "workflow", "text")] == [
+        0.45,
+        0.7,
+        "mixed",
+        "sun",
+    ]
     assert fresh.session.bank.examples == studio.session.bank.examples and len(fresh.gallery.children) == 2
     torch.testing.assert_close(fresh.session.bank.bank().embeddings, studio.session.bank.bank().embeddings)
     studio.choose("a.png"), fresh.choose("a.png")
@@ -486,7 +542,13 @@ def test_everything_is_there_after_a_restart(studio, tmp_path):
 
 def test_uploads_are_kept(studio, pictures, tmp_path):
     content = (pictures / "a.png").read_bytes()
-    upload = {"name": "mine.png", "type": "image/png", "size": len(content), "content": memoryview(content), "last_modified": datetime.now()}
+    upload = {
+        "name": "mine.png",
+        "type": "image/png",
+        "size": len(content),
+        "content": memoryview(content),
+        "last_modified": datetime.now(),
+    }
     studio.upload.value = (upload,)
     assert studio.current == "mine.png"
     studio.canvas.prompts = [{"xyxy": BOX}]

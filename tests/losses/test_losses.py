@@ -286,7 +286,9 @@ def test_learns_one_picture():
 
 
 def test_token_recognition_by_hand():
-    """Two overlapping boxes: the smaller owns the shared token, every object weighs the same, tokens outside do not count."""
+    """Two overlapping boxes: the smaller owns the shared token, every object weighs the same, tokens outside do not
+    count.
+    """
     centres = torch.tensor([[[0.1, 0.1], [0.5, 0.5], [0.6, 0.5], [0.95, 0.95]], [[0.5, 0.5]] * 4])
     big, small = [0.4, 0.4, 0.8, 0.8], [0.5, 0.5, 0.1, 0.1]
     targets = Targets(

@@ -118,7 +118,9 @@ def test_the_order_of_prompts_does_not_matter(tiny, features):
 
 
 def test_a_further_prompt_reuses_what_the_image_alone_gave(tiny):
-    """The second prompt on an encoded image projects no token again, and answers as on a freshly encoded image; with gradients nothing is kept."""
+    """The second prompt on an encoded image projects no token again, and answers as on a freshly encoded image; with
+    gradients nothing is kept.
+    """
     image, prompts = picture(64, 96), RegionPrompts.from_lists([[(BOX, NO_POINT), (NO_BOX, POINT)]])
     sources = [m.value_proj for m in tiny.modules() if hasattr(m, "value_proj")] + [tiny.box_decoder.token_projection]
     calls: list[int] = []

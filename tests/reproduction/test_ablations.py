@@ -1,4 +1,6 @@
-"""Ablations: every variant is a recipe of its own, the small world is what it says, a run is measured once and read afterwards."""
+"""Ablations: every variant is a recipe of its own, the small world is what it says, a run is measured once and read
+afterwards.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +54,8 @@ def test_the_world(tmp_path):
     dataset = small_set(tmp_path / "set", 7, 32, 4)
     held = [{a["category_id"] for a in own} for own in dataset.annotations_by_image().values()]
     counts = np.bincount([c for own in held for c in own], minlength=len(world) + 1)[1:]
-    assert counts.sum() >= 30 * 4 and counts.max() <= 5  # 128 places for 36 categories: three or four each, but for an object that found no place
+    # 128 places for 36 categories: three or four each, but for an object that found no place
+    assert counts.sum() >= 30 * 4 and counts.max() <= 5
     again = small_set(tmp_path / "again" / "set", 7, 32, 4)
     assert again.path.read_bytes() == dataset.path.read_bytes()
     assert np.array_equal(again[3].image, dataset[3].image)
@@ -86,7 +89,8 @@ def test_compare():
     results = [run("joint", 0, 10.0), run("joint", 1, 12.0), run("x", 0, 13.0), run("x", 1, 16.0), run("y", 1, 11.0)]
     table = compare(results)
     assert table["joint"]["text"] == (11.0, 0.0, 0.0)
-    # by hand: joint and x have the residuals -+0.25, +-0.25 (y, with one seed, fits exactly); one degree of freedom is left
+    # by hand: joint and x have the residuals -+0.25, +-0.25 (y, with one seed, fits exactly); one degree of freedom is
+    # left
     deviation, freedom = noise(results, "text")
     assert (deviation, freedom) == (pytest.approx(0.5), 1)
     mean, difference, half = table["x"]["text"]
@@ -98,7 +102,9 @@ def test_compare():
 
 
 def test_noise_is_found_where_it_was_put():
-    """Two-way layouts with a known spread, and a hole: the estimate's mean square is the variance, and 95 % of the intervals hold the truth."""
+    """Two-way layouts with a known spread, and a hole: the estimate's mean square is the variance, and 95 % of the
+    intervals hold the truth.
+    """
     rng, squares, held = np.random.default_rng(0), [], []
     for _ in range(400):
         results = [

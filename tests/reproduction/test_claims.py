@@ -1,4 +1,6 @@
-"""All protocols at once give the numbers of one at a time; the claims table computes its verdicts; every finding is one of the paper's."""
+"""All protocols at once give the numbers of one at a time; the claims table computes its verdicts; every finding is one
+of the paper's.
+"""
 
 from __future__ import annotations
 
@@ -61,7 +63,9 @@ def test_the_numbers_are_those_of_evaluate(data, found):
     measured = found.measured()
     for protocol in ("text", "visual-g", "mixed", "visual-i", "visual-i-others", "region", "region-visual"):
         key = "top1" if protocol.startswith("region") else "AP"
-        single = [evaluate(Painter(), data, protocol, reference=data, examples=1, seed=s, progress=False) for s in (3, 4)]
+        single = [
+            evaluate(Painter(), data, protocol, reference=data, examples=1, seed=s, progress=False) for s in (3, 4)
+        ]
         draws = measured[protocol]["draws"]
         assert measured[protocol][key] == np.mean([own[key] for own in single[:draws]]), protocol
         if draws == 2:
@@ -129,7 +133,10 @@ def test_verdicts():
 
 
 def test_intervals_over_seeds_and_sets():
-    runs = [{"variant": v, "seed": s, "AP": {"text": ap}} for v, s, ap in (("a", 0, 3.0), ("a", 1, 5.0), ("b", 0, 1.0), ("b", 1, 6.0))]
+    runs = [
+        {"variant": v, "seed": s, "AP": {"text": ap}}
+        for v, s, ap in (("a", 0, 3.0), ("a", 1, 5.0), ("b", 0, 1.0), ("b", 1, 6.0))
+    ]
     seeds = over_seeds(runs, "text", "a", "b")
     assert (seeds.more, seeds.less) == (4, 3.5)
     assert over_seeds(runs[::2], "text", "a", "b") is None and over_seeds(runs, "text", "a", "c") is None
@@ -182,7 +189,10 @@ def test_ablations_are_compared_by_seed(tmp_path):
     assert {own["steps"] for own in runs} == {500} and read_ablations(tmp_path / "none") == []
     known = {own.statement: own for own in table(runs)}
     assert known["Alignment lifts text (LVIS)"].verdict == REPRODUCED
-    assert (known["Alignment lifts text (LVIS)"].ours.more, known["Alignment lifts text (LVIS)"].ours.less) == (40.5, 20.5)
+    assert (known["Alignment lifts text (LVIS)"].ours.more, known["Alignment lifts text (LVIS)"].ours.less) == (
+        40.5,
+        20.5,
+    )
     assert known["Training with visual prompts too helps text (LVIS)"].verdict == NOT_TESTABLE
 
 

@@ -1,4 +1,6 @@
-"""Batches of notebooks: grids, failures that do not end the others, runs that are not repeated, one table; the paper's numbers as data."""
+"""Batches of notebooks: grids, failures that do not end the others, runs that are not repeated, one table; the paper's
+numbers as data.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,9 @@ folder = pathlib.Path(output_dir)
 @pytest.fixture
 def notebooks(tmp_path):
     """A folder with one notebook that fails where factor is 3."""
-    cells = [nbformat.v4.new_code_cell('factor = 1\nother = ""\none = 0\noutput_dir = ""', metadata={"tags": ["parameters"]})]
+    cells = [
+        nbformat.v4.new_code_cell('factor = 1\nother = ""\none = 0\noutput_dir = ""', metadata={"tags": ["parameters"]})
+    ]
     notebook = nbformat.v4.new_notebook(cells=[*cells, nbformat.v4.new_code_cell(WORK)])
     notebook.metadata.kernelspec = {"name": "python3", "display_name": "Python 3", "language": "python"}
     nbformat.write(notebook, tmp_path / "13_times.ipynb")

@@ -30,7 +30,9 @@ def test_verdicts():
 
 
 def test_one_command(tmp_path, monkeypatch, capsys):
-    """Two lines measured, one set that is not there; the second call measures nothing; other weights would be measured anew."""
+    """Two lines measured, one set that is not there; the second call measures nothing; other weights would be measured
+    anew.
+    """
     lines = [Line("coins", "visual-i-others", goal=101), Line("coins", "text"), Line("sets/none", "text", goal=1)]
     monkeypatch.setitem(LINES, "nano-photo", lines)
     monkeypatch.setenv("TREX2_DATA", str(tmp_path / "data"))

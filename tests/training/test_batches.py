@@ -1,4 +1,6 @@
-"""Training batches: from (seed, step) alone, sharing categories, changed pictures with boxes that follow, mixtures that know what they asked."""
+"""Training batches: from (seed, step) alone, sharing categories, changed pictures with boxes that follow, mixtures that
+know what they asked.
+"""
 
 from __future__ import annotations
 
@@ -103,7 +105,9 @@ def test_a_mixture_joins_names_and_knows_what_was_looked_for(folder):
 
 
 def test_a_federated_set_stays_one(folder):
-    """LVIS: a picture's kinds and its neg_category_ids were looked for, nothing else; crops, copies and mixtures leave it so."""
+    """LVIS: a picture's kinds and its neg_category_ids were looked for, nothing else; crops, copies and mixtures leave
+    it so.
+    """
     path = folder / "annotations.json"
     content = json.loads(path.read_text())
     for image in content["images"]:
@@ -120,7 +124,9 @@ def test_a_federated_set_stays_one(folder):
 def test_scenes_are_enlarged_with_their_boxes():
     for usual, large in zip(EmojiBatches(2, 3)(1), EmojiBatches(2, 3, short_side=256)(1), strict=True):
         (height, width), scale = usual.image.shape[:2], 256 / 192
-        assert large.image.shape[:2] == (round(height * scale), round(width * scale)) and min(large.image.shape[:2]) == 256
+        assert (
+            large.image.shape[:2] == (round(height * scale), round(width * scale)) and min(large.image.shape[:2]) == 256
+        )
         np.testing.assert_allclose(large.boxes, usual.boxes * scale, rtol=5e-3)
         assert np.array_equal(large.labels, usual.labels) and large.boxes.dtype == np.float32
         x1, y1, x2, y2 = (round(side) for side in usual.boxes[0])

@@ -1,4 +1,6 @@
-"""Nothing lost: kill -9 at random moments, full disks, folders that may not be written to. TREX2_KILLS=20 kills more often (default 3)."""
+"""Nothing lost: kill -9 at random moments, full disks, folders that may not be written to. TREX2_KILLS=20 kills more
+often (default 3).
+"""
 
 from __future__ import annotations
 
@@ -46,7 +48,9 @@ def saved_step(folder: Path) -> int | None:
 
 
 def kill_once(context, folder: Path, longest: float, rng: random.Random, saving: bool) -> dict | None:
-    """Train in a process and kill it: after up to `longest` seconds, or `saving`: within a save. None: it was done before."""
+    """Train in a process and kill it: after up to `longest` seconds, or `saving`: within a save. None: it was done
+    before.
+    """
     process = context.Process(target=train, args=(folder,))
     process.start()
     draft = folder / f"state.safetensors.{process.pid}.part"
@@ -74,7 +78,9 @@ def kill_once(context, folder: Path, longest: float, rng: random.Random, saving:
 
 @pytest.mark.slow
 def test_killed_at_any_moment_the_run_ends_the_same(tmp_path):
-    """kill -9 at KILLS random moments, every second one while a state is being written: weights, moments and checkpoint bit for bit."""
+    """kill -9 at KILLS random moments, every second one while a state is being written: weights, moments and checkpoint
+    bit for bit.
+    """
     context = multiprocessing.get_context("forkserver")  # torch is imported once
     context.set_forkserver_preload(["trex2_mini.training", "tiny"])
 
@@ -125,7 +131,9 @@ def largest_file(size: int):
 
 
 def test_a_full_disk(tmp_path):
-    """Training ends with what happened and what is left; the last state is whole, and once there is room the run goes on from it."""
+    """Training ends with what happened and what is left; the last state is whole, and once there is room the run goes
+    on from it.
+    """
     trainer = Trainer(tmp_path, RECIPE, batches, NAMES)
     trainer.step = 17
     trainer.save()

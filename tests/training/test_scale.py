@@ -1,4 +1,6 @@
-"""A batch in parts: on one process or two (torchrun, gloo), at once or one after another, the gradients are the same; recomputed too."""
+"""A batch in parts: on one process or two (torchrun, gloo), at once or one after another, the gradients are the same;
+recomputed too.
+"""
 
 from __future__ import annotations
 
@@ -84,7 +86,9 @@ def of_two_processes(tmp_path_factory):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_two_processes_have_the_gradients_of_one(of_two_processes, tmp_path, kind, one_thread):
-    """Four parts, one of them without objects and last in its process; text, visual and both; with denoising and prompts across images."""
+    """Four parts, one of them without objects and last in its process; text, visual and both; with denoising and
+    prompts across images.
+    """
     step, visual = KINDS[kind]
     expected = gradients(trainer_of(tmp_path, visual_per_text=visual), step)
     first, second = (of_two_processes[rank][kind] for rank in (0, 1))
@@ -97,10 +101,13 @@ def test_two_processes_have_the_gradients_of_one(of_two_processes, tmp_path, kin
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_parts_add_up_to_the_batch(tmp_path, kind, one_thread):
-    """Where negatives do not reach beyond a part anyway, four parts give the gradients of the whole batch: all is normalised by the batch.
+    """Where negatives do not reach beyond a part anyway, four parts give the gradients of the whole batch: all is
+    normalised by the batch.
 
-    To that end nothing is random, and either all names are asked for everywhere (text), or an image excludes all that it does not show but
-    one name that no image shows (visual; the names of the alignment would still be the part's). A part without objects is for text alone.
+    To that end nothing is random, and either all names are asked for everywhere (text), or an image excludes all that
+    it does not show but
+    one name that no image shows (visual; the names of the alignment would still be the part's). A part without objects
+    is for text alone.
     """
     step, visual = KINDS[kind]
     recipe = {"visual_per_text": visual, "text_negatives": 9, "cross_image": 0.0, "point_probability": 0.0}
@@ -140,7 +147,9 @@ def test_recomputed_activations_give_the_same_gradients(tmp_path, one_thread):
 
 
 def test_the_command_line_on_two_processes(tmp_path, one_thread):
-    """The same command with and without torchrun: one log, one state, one checkpoint, and the same run; on it goes with one process."""
+    """The same command with and without torchrun: one log, one state, one checkpoint, and the same run; on it goes with
+    one process.
+    """
     recipe = dataclasses.replace(TINY.train, steps=6, batch_size=4, parts=2)
     (tmp_path / "tiny.json").write_text(dataclasses.replace(TINY, train=recipe).to_json())
     command = ["train", "--config", str(tmp_path / "tiny.json"), "--save-every", "4", "--out"]

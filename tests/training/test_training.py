@@ -84,7 +84,9 @@ def test_the_log(whole_run):
 
 
 def test_what_a_run_leaves_behind(whole_run):
-    """The folder is a checkpoint to load (half precision) and a state to go on from, and nothing else but the (free) lock."""
+    """The folder is a checkpoint to load (half precision) and a state to go on from, and nothing else but the (free)
+    lock.
+    """
     assert sorted(path.name for path in whole_run.run.iterdir()) == [
         "config.json",
         "log.jsonl",
@@ -178,7 +180,9 @@ def test_resume_refuses_what_is_no_state(tmp_path):
 
 @pytest.mark.parametrize("cross_image", [0.0, 1.0])
 def test_visual_prompts_of_a_batch(cross_image):
-    """Images 0 and 1 share category 2. Each is asked for it by one vector, its own or (cross_image) the other's; the other one is masked."""
+    """Images 0 and 1 share category 2. Each is asked for it by one vector, its own or (cross_image) the other's; the
+    other one is masked.
+    """
     labels = [[1, 2, 2], [2], [3]]
     samples = [dataclasses.replace(squares(i, objects=len(own)), labels=np.array(own)) for i, own in enumerate(labels)]
     encoded = torch.arange(6.0).view(3, 2, 1).expand(-1, -1, 4)  # V of image i's category number k is 2 i + k
@@ -230,14 +234,18 @@ def test_a_gradient_that_is_not_finite_stops_the_run(tmp_path):
     [(1, 0, "TVTVTV"), (2, 0, "TVVTVV"), (0, 0, "BBBBBB"), (0, 2, "TTBBBB"), (8, 3, "TTTTVV"), (1, 2, "TTTVTV")],
 )
 def test_text_and_visual_iterations_alternate(visual, first, expected):
-    """`visual_per_text` visual iterations follow each text iteration (0: both at once), after `text_first_steps` of text alone."""
+    """`visual_per_text` visual iterations follow each text iteration (0: both at once), after `text_first_steps` of
+    text alone.
+    """
     config = TrainConfig(visual_per_text=visual, text_first_steps=first)
     letter = {("text",): "T", ("visual",): "V", ("text", "visual"): "B"}
     assert "".join(letter[iteration_kinds(step, config)] for step in range(6)) == expected
 
 
 def test_both_kinds_at_once_share_an_iteration():
-    """`visual_per_text=0`: the text iteration's own losses (denoising, being random, left out), and visual ones of the same images."""
+    """`visual_per_text=0`: the text iteration's own losses (denoising, being random, left out), and visual ones of the
+    same images.
+    """
     recipe = dataclasses.replace(TINY.train, denoising_queries=0)
     model = seeded_model().train()
     text = iteration_losses(model, batches(0), NAMES, range(len(NAMES)), recipe, 0)

@@ -1,4 +1,6 @@
-"""Sharing: a folder written by the mixin gives the same detections; pushing is private unless asked otherwise; errors are ours."""
+"""Sharing: a folder written by the mixin gives the same detections; pushing is private unless asked otherwise; errors
+are ours.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,9 @@ def test_round_trip(detector, tmp_path):
 
 @pytest.mark.parametrize("options, private", [({}, True), ({"private": False}, False)])
 def test_push(detector, monkeypatch, options, private):
-    """What would be sent: our two files, to a repository that is private by default. The Hub's two calls are recorded, not made."""
+    """What would be sent: our two files, to a repository that is private by default. The Hub's two calls are recorded,
+    not made.
+    """
     sent = {}
 
     def create_repo(self, repo_id, **given):
@@ -74,7 +78,9 @@ def test_not_ours(detector, tmp_path):
 
 
 def test_from_the_cache_and_private(detector, monkeypatch, tmp_path):
-    """What was once fetched loads without a network; the token and revision of a private repository reach the Hub's client."""
+    """What was once fetched loads without a network; the token and revision of a private repository reach the Hub's
+    client.
+    """
     snapshot = tmp_path / "models--someone--tiny" / "snapshots" / ("a" * 40)
     detector.save_pretrained(snapshot)
     (tmp_path / "models--someone--tiny" / "refs").mkdir()
@@ -82,7 +88,9 @@ def test_from_the_cache_and_private(detector, monkeypatch, tmp_path):
     found = SharedDetector.from_pretrained("someone/tiny", local_files_only=True, cache_dir=tmp_path, device="cpu")
     assert found.config == TINY
     asked, first = {}, {}
-    monkeypatch.setattr(hub_mixin, "hf_hub_download", lambda **given: first.update(given) or str(snapshot / "config.json"))
+    monkeypatch.setattr(
+        hub_mixin, "hf_hub_download", lambda **given: first.update(given) or str(snapshot / "config.json")
+    )
     monkeypatch.setattr(hub, "snapshot_download", lambda repo, **given: asked.update(given, repo=repo) or str(snapshot))
     SharedDetector.from_pretrained("someone/private", token="hf_secret", revision="v1")
     assert asked["repo"] == first["repo_id"] == "someone/private"

@@ -1,4 +1,6 @@
-"""Distillation of the text tower: words come to mean mixtures of known names, known names stay, a missing teacher is said."""
+"""Distillation of the text tower: words come to mean mixtures of known names, known names stay, a missing teacher is
+said.
+"""
 
 from __future__ import annotations
 
@@ -79,7 +81,9 @@ def test_the_teacher_knows_synonyms():
 
 @needs_teacher
 def test_the_dictionary_tells_more_than_the_word():
-    """Pails are buckets, lorries are trucks: of the bare words the teacher does not know it. Of several senses the nearest counts."""
+    """Pails are buckets, lorries are trucks: of the bare words the teacher does not know it. Of several senses the
+    nearest counts.
+    """
     known = ["bucket", "popcorn", "delivery truck", "donkey", "wading bird", "lifting machine"]
     words = vocabulary()
     cosines = likeness({word: words[word] for word in ("pail", "lorry", "crane")}, known)

@@ -34,7 +34,9 @@ TOKENS = sum(h * w for h, w in SHAPES)
 
 @pytest.fixture(scope="module")
 def pair():
-    """Grounding DINO with random weights, D = 32 and two layers over a Swin of Swin-T's full shape, and ours started from it."""
+    """Grounding DINO with random weights, D = 32 and two layers over a Swin of Swin-T's full shape, and ours started
+    from it.
+    """
     torch.manual_seed(0)
     swin = SwinConfig(
         embed_dim=96, depths=[2, 2, 6, 2], num_heads=[3, 6, 12, 24], window_size=7,
@@ -100,7 +102,9 @@ def test_foreign_weights(pair):
 
 @torch.no_grad()
 def test_swin(pair):
-    """Our backbone's maps are theirs but for the norm of each output, which T-Rex2's Swin has not: with it they are equal."""
+    """Our backbone's maps are theirs but for the norm of each output, which T-Rex2's Swin has not: with it they are
+    equal.
+    """
     theirs, ours, _ = pair
     images = torch.randn(1, 3, 224, 448)  # the last stage: one window high, two wide
     swin = theirs.model.backbone.conv_encoder.model
@@ -167,7 +171,9 @@ def _first(output):
 
 
 def test_command(pair, tmp_path, capsys):
-    """A folder that transformers wrote becomes a checkpoint of ours that holds the same weights, and is not written over."""
+    """A folder that transformers wrote becomes a checkpoint of ours that holds the same weights, and is not written
+    over.
+    """
     theirs, ours, report = pair
     theirs.save_pretrained(tmp_path / "theirs")
     (tmp_path / "config.json").write_text(replace(TINY, model=ours.image_encoder.config).to_json())
@@ -196,7 +202,9 @@ def test_refusals(tmp_path):
 
 
 def newocean(config, classes: int = 11) -> dict[str, torch.Tensor]:
-    """Random tensors under the names and with the shapes of newocean-group/T-Rex2's TRex2 (src/ at e825edc), for Swin-T and `config`'s sizes."""
+    """Random tensors under the names and with the shapes of newocean-group/T-Rex2's TRex2 (src/ at e825edc), for Swin-T
+    and `config`'s sizes.
+    """
     dim, heads, ffn, levels, points = config.dim, config.heads, config.ffn_dim, len(config.strides), config.points
     shapes: dict[str, tuple[int, ...]] = {}
 
@@ -268,7 +276,9 @@ def newocean(config, classes: int = 11) -> dict[str, torch.Tensor]:
             norm(f"{name}.ca_visual_norm")
     mlp(f"{decoder}.ref_point_head", 2 * dim, dim, dim)
     mlp(f"{prompts}.ref_point_head", 2 * dim, dim, dim)
-    shapes["visual_prompt_encoder.content_embeddings.weight"] = shapes["visual_prompt_encoder.cls_embeddings.weight"] = (1, dim)
+    shapes["visual_prompt_encoder.content_embeddings.weight"] = shapes[
+        "visual_prompt_encoder.cls_embeddings.weight"
+    ] = (1, dim)
     linear("box_decoder.enc_output", dim, dim)
     norm("box_decoder.enc_output_norm")
     mlp("box_decoder.enc_bbox_head", dim, dim, dim, 4)
@@ -285,11 +295,15 @@ def newocean(config, classes: int = 11) -> dict[str, torch.Tensor]:
 
 
 def test_newocean(pair, tmp_path, capsys):
-    """Their backbone, encoder, decoder, box heads and prompt blocks are taken, each tensor to its place; what is left is named with a reason."""
+    """Their backbone, encoder, decoder, box heads and prompt blocks are taken, each tensor to its place; what is left
+    is named with a reason.
+    """
     config = replace(pair[1].image_encoder.config, prompt_ffn_dim=64)
     tensors, ours = newocean(config), TRex2(config, pretrained=False).eval()
     report = warm_start(ours, tensors)
-    new = {name.rpartition(".")[0] or name for name in report.new if not name.startswith("text_") and "_index" not in name}
+    new = {
+        name.rpartition(".")[0] or name for name in report.new if not name.startswith("text_") and "_index" not in name
+    }
     prompts = {"box_position", "point_position", "box_query", "point_query"}
     assert new == {"box_decoder", "box_decoder.norm", "denoising.content", "visual_prompt_encoder"} | {
         f"visual_prompt_encoder.{name}" for name in prompts
@@ -317,7 +331,15 @@ def test_newocean(pair, tmp_path, capsys):
 
     save_file(tensors, tmp_path / "newocean.safetensors")
     (tmp_path / "config.json").write_text(replace(TINY, model=config).to_json())
-    command = ["warm-start", "--config", str(tmp_path / "config.json"), "--random-weights", "--out", str(tmp_path / "warm"), "--from"]
+    command = [
+        "warm-start",
+        "--config",
+        str(tmp_path / "config.json"),
+        "--random-weights",
+        "--out",
+        str(tmp_path / "warm"),
+        "--from",
+    ]
     assert main([*command, str(tmp_path / "newocean.safetensors")]) == 0 and "scaled cosines" in capsys.readouterr().out
     assert main([*command[:-2], str(tmp_path / "other"), "--from", "checkpoint.pth"]) == 1
     assert "a torch archive is a pickle" in capsys.readouterr().err and not (tmp_path / "other").exists()

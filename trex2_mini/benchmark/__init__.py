@@ -1,8 +1,9 @@
 """`python -m trex2_mini benchmark`: how fast, as ratios against a named reference that is measured in the same run.
 
-What is compared runs in turn (one round of everything, then the next round) after a warm-up; a figure is the median of its rounds. The
-references are `transformers`' Deformable DETR and Grounding DINO (random weights: speed does not depend on them), plain pycocotools, this
-package without the step in question, or a limit. `measure.py` says how time and memory are taken.
+What is compared runs in turn (one round of everything, then the next round) after a warm-up; a figure is the median of
+its rounds. The references are `transformers`' Deformable DETR and Grounding DINO (random weights: speed does not depend
+on them), plain pycocotools, this package without the step in question, or a limit. `measure.py` says how time and
+memory are taken.
 """
 
 from __future__ import annotations
@@ -36,11 +37,14 @@ def run(
 ) -> dict:
     """One of BENCHMARKS.
 
-    quick: small sizes, for a look at what it prints. repeats: rounds, default 5 (quick: 2). presets: those that "model" measures, default
+    quick: small sizes, for a look at what it prints. repeats: rounds, default 5 (quick: 2). presets: those that "model"
+    measures, default
     all three (quick: nano). images: of "evaluation", measure AP alone, of so many images, once.
 
-    Returns {"benchmark", "quick", "rounds", "processor", "threads", "versions", "commit", "seconds", "rows", "notes"}. A row is {"what",
-    "ours", "value", "reference", "reference_value", "unit", "ratio", "goal"}: a ratio > 1 says that ours is better (faster, smaller) by
+    Returns {"benchmark", "quick", "rounds", "processor", "threads", "versions", "commit", "seconds", "rows", "notes"}.
+    A row is {"what",
+    "ours", "value", "reference", "reference_value", "unit", "ratio", "goal"}: a ratio > 1 says that ours is better
+    (faster, smaller) by
     that factor; None where there is no reference of the same run. The notes say what was left out.
     Raises ValueError for an unknown name or preset, and where the package of a reference is missing.
     """
@@ -55,7 +59,9 @@ def run(
         raise ValueError(f"repeats must be at least 1, got {repeats}")
     start = time.perf_counter()
     torch.manual_seed(0)
-    lines = BENCHMARKS[name](quick, repeats, **({"presets": presets} if presets else {"images": images} if images else {}))
+    lines = BENCHMARKS[name](
+        quick, repeats, **({"presets": presets} if presets else {"images": images} if images else {})
+    )
     lines = list(tqdm(lines, desc=f"benchmark {name}", unit="row", leave=False, disable=None))
     code = describe_code()
     if importlib.util.find_spec("transformers"):

@@ -1,4 +1,6 @@
-"""Evaluation: encoding once against a pass a prompt, batches against single images, and our AP against plain pycocotools."""
+"""Evaluation: encoding once against a pass a prompt, batches against single images, and our AP against plain
+pycocotools.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +56,9 @@ def _average_precision(images: int, repeats: int, warm_up: bool = True) -> dict:
 
 
 def synthetic_detections(images: int, categories: int = 80) -> tuple[dict, list[dict]]:
-    """A COCO truth of about 7 objects an image, and 300 detections an image, a third of them near an object and of its category."""
+    """A COCO truth of about 7 objects an image, and 300 detections an image, a third of them near an object and of its
+    category.
+    """
     rng = np.random.default_rng(0)
     annotations, detections = [], []
     for image in range(1, images + 1):
@@ -82,7 +86,9 @@ def synthetic_detections(images: int, categories: int = 80) -> tuple[dict, list[
 
 
 def plain_ap(truth: dict, detections: list[dict]) -> float:
-    """AP in percent as pycocotools' own example computes it. The detections are copied: loadRes writes into what it gets."""
+    """AP in percent as pycocotools' own example computes it. The detections are copied: loadRes writes into what it
+    gets.
+    """
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 

@@ -1,7 +1,8 @@
 """How time and memory are measured.
 
-Time: wall clock, `interleaved`. Memory: a fresh process builds what is measured, sets the kernel's high-water mark of its resident memory
-back (/proc/self/clear_refs), makes the call once and reads the mark (VmHWM); Linux only, and on a GPU torch.cuda's own counter would be needed.
+Time: wall clock, `interleaved`. Memory: a fresh process builds what is measured, sets the kernel's high-water mark of
+its resident memory back (/proc/self/clear_refs), makes the call once and reads the mark (VmHWM); Linux only, and on a
+GPU torch.cuda's own counter would be needed.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ def row(
     goal: float | None = None,
     compare: bool = True,
 ) -> dict:
-    """A line of a result, see `run`. compare=False: no ratio, since the reference is of another machine, or not of the same kind."""
+    """A line of a result, see `run`. compare=False: no ratio, since the reference is of another machine, or not of the
+    same kind.
+    """
     ratio = None if other is None or not compare else value / other if unit.endswith("/s") else other / value
     return {
         "what": what, "ours": ours, "value": value, "reference": reference, "reference_value": other,
@@ -50,7 +53,8 @@ def interleaved(forms: dict[str, Callable[[], Any]], repeats: int, warm_up: bool
 
 
 class Peak(NamedTuple):
-    """GiB of resident memory at the peak of a call: above what the process held before it, and of the whole process (Python and libraries
+    """GiB of resident memory at the peak of a call: above what the process held before it, and of the whole process
+    (Python and libraries
     take about 0.4 of it)."""
 
     above: float
@@ -105,7 +109,9 @@ def timed(function: Callable, name: str, spent: dict[str, float]) -> Callable:
 
 
 def transformers(module: str = "") -> Any:
-    """The package transformers, or one of its modules. It is no requirement of trex2_mini: ValueError says how to get it."""
+    """The package transformers, or one of its modules. It is no requirement of trex2_mini: ValueError says how to get
+    it.
+    """
     try:
         return importlib.import_module(f"transformers{module}")
     except ImportError as error:

@@ -1,7 +1,8 @@
-"""The ONNX programs of `nano-emoji` (weights/onnx.py) under onnxruntime, against PyTorch: the same detections, and the time of each part.
+"""The ONNX programs of `nano-emoji` (weights/onnx.py) under onnxruntime, against PyTorch: the same detections, and the
+time of each part.
 
-Tokens, logits and boxes agree to 1e-5. Where two tokens tie for the decoder's last query, rounding may choose the other one; the scores of that
-picture then move by about 0.001, which counts as another detection here.
+Tokens, logits and boxes agree to 1e-5. Where two tokens tie for the decoder's last query, rounding may choose the other
+one; the scores of that picture then move by about 0.001, which counts as another detection here.
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ def rows(quick: bool, repeats: int) -> Iterator[dict]:
     try:
         runtime = importlib.import_module("onnxruntime")
     except ImportError as error:
-        raise ValueError(f'the ONNX programs need a runtime ({error}): pip install "trex2-mini[export]" onnxruntime') from None
+        raise ValueError(
+            f'the ONNX programs need a runtime ({error}): pip install "trex2-mini[export]" onnxruntime'
+        ) from None
     with tempfile.TemporaryDirectory() as folder:
         export_onnx(detector, folder, height, width)
         programs = sessions(runtime, Path(folder))
@@ -44,14 +47,24 @@ def rows(quick: bool, repeats: int) -> Iterator[dict]:
         features = model.encode_images([image])
         output = model.decode(features, model.encode_visual(features, prompts))
         tokens = programs["encoder"].run(None, {"image": image[None].numpy()})[0]
-        result = programs["decoder"].run(None, {"tokens": tokens, "prompts": programs["prompt"].run(None, given(tokens, prompts))[0]})
+        result = programs["decoder"].run(
+            None, {"tokens": tokens, "prompts": programs["prompt"].run(None, given(tokens, prompts))[0]}
+        )
         names = [str(i) for i in range(prompts.mask.shape[1])]
         found = [
             top_detections(logits, boxes, [SIZE], names, 300, detector.config.model.nms_iou)[0].filter(THRESHOLD)
             for logits, boxes in ((output.logits, output.boxes), map(torch.from_numpy, result))
         ]
         ours, theirs, same = ours + len(found[0]), theirs + len(found[1]), same + equal(*found)
-    yield row(f"detections on {index + 1} pictures, box prompts", f"ONNX ({theirs}), the same", same, "PyTorch", ours, "detections", compare=False)
+    yield row(
+        f"detections on {index + 1} pictures, box prompts",
+        f"ONNX ({theirs}), the same",
+        same,
+        "PyTorch",
+        ours,
+        "detections",
+        compare=False,
+    )
     visual, feed = model.encode_visual(features, prompts), given(tokens, prompts)
     vectors, array = visual.numpy(), image[None].numpy()
     for part, onnx, torch_form in (
@@ -72,7 +85,10 @@ def sessions(runtime: Any, folder: Path) -> dict[str, Any]:
     options = runtime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     parts = ("encoder", "prompt", "decoder")
-    return {p: runtime.InferenceSession(str(folder / f"{p}.onnx"), options, providers=["CPUExecutionProvider"]) for p in parts}
+    return {
+        p: runtime.InferenceSession(str(folder / f"{p}.onnx"), options, providers=["CPUExecutionProvider"])
+        for p in parts
+    }
 
 
 def example(sample: Any) -> tuple[torch.Tensor, RegionPrompts]:

@@ -1,4 +1,6 @@
-"""Soak: many prompts and many images in one process with `nano-emoji`; its resident memory must stay where the warm-up left it. Linux only."""
+"""Soak: many prompts and many images in one process with `nano-emoji`; its resident memory must stay where the warm-up
+left it. Linux only.
+"""
 
 from __future__ import annotations
 
@@ -60,4 +62,6 @@ def _flat(what: str, count: int, call: Callable[[int], None]) -> Iterator[dict]:
             gc.collect()
             series.append(gibibytes("VmRSS"))
     yield row(f"{what}, resident memory", "the highest later", max(series[1:]), "after warm-up", series[0], "GiB", GOAL)
-    yield {"note": f"{what}: {', '.join(f'{value:.3f}' for value in series)} GiB, from call {warm} on at even distances"}
+    yield {
+        "note": f"{what}: {', '.join(f'{value:.3f}' for value in series)} GiB, from call {warm} on at even distances"
+    }

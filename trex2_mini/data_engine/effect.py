@@ -1,14 +1,16 @@
-"""What the engines' data are worth: AP after equally long fine-tunings with and without them (the paper's table 6, small).
+"""What the engines' data are worth: AP after equally long fine-tunings with and without them (the paper's table 6,
+small).
 
 Three arms start from one checkpoint and train the same number of steps of the same size with the same recipe:
 
     base      emoji scenes with all their names: what the checkpoint was trained on
-    +text     the same, and pseudo-labels of the text engine on captioned scenes. The captions call things by their synonyms: words that no box ever
+    +text     the same, and pseudo-labels of the text engine on captioned scenes. The captions call things by their
+              synonyms: words that no box ever
               had, which is what captions are good for
     +visual   the same, and pseudo-labels of the visual engine on emoji-sa, whose boxes show novel things too
 
-All are measured on the first images of emoji-val, and compared with `base` on the same resampled images. Everything is kept under `out`; an
-interrupted measurement goes on where it was.
+All are measured on the first images of emoji-val, and compared with `base` on the same resampled images. Everything is
+kept under `out`; an interrupted measurement goes on where it was.
 """
 
 from __future__ import annotations
@@ -47,7 +49,9 @@ RECIPE = {"batch_size": 4, "lr": 2e-4, "lr_backbone": 5e-5, "lr_text": 2e-4, "wa
 
 
 def captioned_scenes(folder: Path, scenes: int, progress: bool = True) -> Path:
-    """A set as emoji-captions, other scenes, whose captions call a thing by its first synonym, where it has one. Made unless it is there."""
+    """A set as emoji-captions, other scenes, whose captions call a thing by its first synonym, where it has one. Made
+    unless it is there.
+    """
     if (folder / "annotations.json").is_file():
         return folder
     (folder / "images").mkdir(parents=True, exist_ok=True)
@@ -90,7 +94,8 @@ def measure_effect(
         workers: processes of the engines.
 
     Returns:
-        {"engines": {"text": counts and quality, "visual"}, "effect": [{"measure", "arm", "AP" (mean of the seeds), "by_seed", and of the two arms
+        {"engines": {"text": counts and quality, "visual"}, "effect": [{"measure", "arm", "AP" (mean of the seeds),
+        "by_seed", and of the two arms
         with pseudo-labels "difference", "low", "high" against base}], and what it was made with}
     """
     began, out = time.perf_counter(), Path(out)
@@ -157,7 +162,9 @@ def _visual(out: Path, checkpoint: str, workers: int, progress: bool) -> dict:
 
 
 def qualities(made: Path, truth: Path) -> dict:
-    """{"boxes_quality", "named_quality"}: `pseudo_label_quality` on the pictures that were kept, of boxes alone and with their names."""
+    """{"boxes_quality", "named_quality"}: `pseudo_label_quality` on the pictures that were kept, of boxes alone and
+    with their names.
+    """
     coco, true = (json.loads(path.read_text(encoding="utf-8")) for path in (made / "annotations.json", truth))
     kept = [image["id"] for image in coco["images"]]
     return {

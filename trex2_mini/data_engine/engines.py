@@ -1,7 +1,8 @@
 """The two engines, each as what it does to one picture; shards.py runs them over many.
 
-An engine is a frozen dataclass of its input and its thresholds. `names` are all the phrases it may give; `label` takes a picture and returns its
-pseudo-labels, each {"name", "bbox": [x, y, width, height] in pixels, "score", ...}: none where the picture is not worth keeping.
+An engine is a frozen dataclass of its input and its thresholds. `names` are all the phrases it may give; `label` takes
+a picture and returns its pseudo-labels, each {"name", "bbox": [x, y, width, height] in pixels, "score", ...}: none
+where the picture is not worth keeping.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ CAPTIONS = "captions.json"
 
 @torch.inference_mode()
 def similarities(detector: Detector, encoded: EncodedImage, boxes: np.ndarray, phrases: Sequence[str]) -> np.ndarray:
-    """Cosine of V of each region and T of each phrase: boxes [K, 4] (xyxy pixels) and P phrases -> [K, P]. In place of CLIP's score."""
+    """Cosine of V of each region and T of each phrase: boxes [K, 4] (xyxy pixels) and P phrases -> [K, P]. In place of
+    CLIP's score.
+    """
     normalized = xyxy_to_normalized(torch.as_tensor(boxes, dtype=torch.float32), encoded.height, encoded.width)
     regions = [(box[None], torch.zeros(0, 2)) for box in normalized]
     vectors = detector.model.encode_visual(encoded.features, RegionPrompts.from_lists([regions], detector.device))[0]
@@ -45,7 +48,8 @@ class TextEngine:
     phrases     {image id: the noun phrases of its captions}
     score       least score of a detection by the text prompt
     similarity  least cosine of V of the region and T of the phrase (the paper: a CLIP score above 0.8)
-    more_than   phrases of more than so many pictures' captions are the dictionary, which training draws its negatives from (the paper: 100)
+    more_than   phrases of more than so many pictures' captions are the dictionary, which training draws its negatives
+                from (the paper: 100)
     """
 
     phrases: dict[int, list[str]]
@@ -64,7 +68,9 @@ class TextEngine:
         return frequent_phrases(self.phrases.values(), self.more_than)
 
     def label(self, detector: Detector, image_id: int, image: np.ndarray) -> list[dict]:
-        """What the detector finds of the picture's phrases, where region and phrase are alike. A region keeps one phrase, the most similar."""
+        """What the detector finds of the picture's phrases, where region and phrase are alike. A region keeps one
+        phrase, the most similar.
+        """
         phrases = self.phrases.get(image_id, [])
         if not phrases:
             return []
@@ -103,11 +109,15 @@ class VisualEngine:
 
     @property
     def dictionary(self) -> dict[str, int]:
-        """All names that are given, with in how many pictures nothing says: names of this engine are negatives wherever they are not found."""
+        """All names that are given, with in how many pictures nothing says: names of this engine are negatives wherever
+        they are not found.
+        """
         return dict.fromkeys(self.names, 0)
 
     def label(self, detector: Detector, image_id: int, image: np.ndarray) -> list[dict]:
-        """The picture's given boxes with their names ("given": 1), and what they find as interactive prompts ("given": 0)."""
+        """The picture's given boxes with their names ("given": 1), and what they find as interactive prompts ("given":
+        0).
+        """
         given = self.boxes.get(image_id, [])
         if len(given) < self.min_instances:
             return []
@@ -159,9 +169,11 @@ def _captions_file(path: Path) -> dict:
 
 
 def read_captions(folder: str | Path) -> tuple[list[dict], Path, dict[int, list[str]], dict]:
-    """Captioned pictures of a folder: (COCO's "images", the folder that their file_name is relative to, {image id: captions}, info and licenses).
+    """Captioned pictures of a folder: (COCO's "images", the folder that their file_name is relative to, {image id:
+    captions}, info and licenses).
 
-    Three layouts: captions.json (COCO's captions format) with images/; pictures with a .txt of the same name beside them, as web crawlers leave
+    Three layouts: captions.json (COCO's captions format) with images/; pictures with a .txt of the same name beside
+    them, as web crawlers leave
     them; folders of pictures, whose names are the captions (classification sets: the category is the prompt).
     Raises ValueError for anything else.
     """
@@ -201,7 +213,9 @@ def phrases_of(captions: dict[int, list[str]], parser: Parser | None = None) -> 
 
 
 def boxes_of(dataset: CocoDataset) -> dict[int, list[list[float]]]:
-    """{image id: boxes [x1, y1, x2, y2]} of a set, whatever it calls them; cut at the picture's border, crowds and boxes of no size left out."""
+    """{image id: boxes [x1, y1, x2, y2]} of a set, whatever it calls them; cut at the picture's border, crowds and
+    boxes of no size left out.
+    """
     size = {image["id"]: image for image in dataset.coco["images"]}
     found: dict[int, list[list[float]]] = {}
     for image_id, own in dataset.annotations_by_image().items():

@@ -1,9 +1,11 @@
-"""Captions to noun phrases, and the dictionary of frequent phrases that negatives are drawn from (paper, sections 3.3 and 3.4).
+"""Captions to noun phrases, and the dictionary of frequent phrases that negatives are drawn from (paper, sections 3.3
+and 3.4).
 
-The paper takes spaCy's noun chunks. With spaCy and an English pipeline installed, so do we; otherwise a rule that needs no statistics: a phrase is
-what stands between words that cannot be part of one (prepositions, verbs of captions, punctuation). Either way phrases are lower case, without
-determiners, numbers and pronouns, and what only speaks of the picture ("a photo", "the left") is left out. The rule keeps "statue of liberty"
-together, which spaCy's chunks part; it takes a verb that it does not know for a noun ("dog chases").
+The paper takes spaCy's noun chunks. With spaCy and an English pipeline installed, so do we; otherwise a rule that needs
+no statistics: a phrase is what stands between words that cannot be part of one (prepositions, verbs of captions,
+punctuation). Either way phrases are lower case, without determiners, numbers and pronouns, and what only speaks of the
+picture ("a photo", "the left") is left out. The rule keeps "statue of liberty" together, which spaCy's chunks part; it
+takes a verb that it does not know for a noun ("dog chases").
 """
 
 from __future__ import annotations
@@ -78,7 +80,8 @@ def _tidy(words: list[str]) -> str:
 def find_parser(name: str = "auto") -> tuple[str, Parser | None]:
     """(its name, what `noun_phrases` takes).
 
-    name: "rules"; an installed spaCy pipeline, such as "en_core_web_sm"; or "auto": the first English pipeline that is installed, else the rule.
+    name: "rules"; an installed spaCy pipeline, such as "en_core_web_sm"; or "auto": the first English pipeline that is
+    installed, else the rule.
     Raises ValueError for a pipeline that is not there.
     """
     if name == "rules":
@@ -111,7 +114,9 @@ def find_parser(name: str = "auto") -> tuple[str, Parser | None]:
 
 
 def frequent_phrases(phrases: Iterable[Iterable[str]], more_than: int) -> dict[str, int]:
-    """The global dictionary: {phrase: in how many captions it is}, of those in more than `more_than` (the paper: 100), most frequent first."""
+    """The global dictionary: {phrase: in how many captions it is}, of those in more than `more_than` (the paper: 100),
+    most frequent first.
+    """
     if more_than < 0:
         raise ValueError(f"more_than must be at least 0, got {more_than}")
     counts = Counter(phrase for own in phrases for phrase in set(own))

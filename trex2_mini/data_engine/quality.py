@@ -15,9 +15,11 @@ def pseudo_label_quality(
     """Precision and recall of boxes.
 
     Args:
-        made, truth: COCO dictionaries with the same image ids; made may lack images (they are then without boxes). Where annotations have a "score",
+        made, truth: COCO dictionaries with the same image ids; made may lack images (they are then without boxes).
+            Where annotations have a "score",
             the better ones choose first.
-        names: a box is right only if its category has the same name as the object; else any object will do. An object is found at most once.
+        names: a box is right only if its category has the same name as the object; else any object will do. An object
+        is found at most once.
         iou: least overlap.
         image_ids: judge these images only; default all of the truth.
 

@@ -1,10 +1,12 @@
-"""An engine over many pictures: in shards of image ids, each written whole or not at all, by one process or several, with the same result.
+"""An engine over many pictures: in shards of image ids, each written whole or not at all, by one process or several,
+with the same result.
 
     OUT/shards/settings.json   what the shards were made with; a rerun with anything else is refused
     OUT/shards/00000.json      [{"id", "height", "width", "labels"}] of the first `shard` pictures by id, and so on
     OUT/annotations.json, OUT/images/   the set, merged at the end
 
-A rerun makes the shards that are missing. Every process computes with one thread, a picture at a time, so labels do not depend on their number.
+A rerun makes the shards that are missing. Every process computes with one thread, a picture at a time, so labels do not
+depend on their number.
 """
 
 from __future__ import annotations
@@ -54,11 +56,13 @@ def run_engine(
         workers: processes; 1: this one.
 
     Returns:
-        {"images": looked at, "kept": with labels, "boxes", "names": categories with boxes, "resumed": images whose shard was there,
+        {"images": looked at, "kept": with labels, "boxes", "names": categories with boxes, "resumed": images whose
+        shard was there,
         "unreadable": file names}
 
     Raises:
-        ValueError: no images, a threshold out of range, `out` was begun with other settings, or another process works there.
+        ValueError: no images, a threshold out of range, `out` was begun with other settings, or another process works
+        there.
     """
     check_thresholds(engine)
     images = sorted(images, key=lambda image: image["id"])
@@ -192,7 +196,8 @@ def _merge(
 ) -> dict:
     """Writes annotations.json and brings the pictures; returns the counts.
 
-    Categories are the names with boxes and the dictionary's others, by name. "negative" says whether training may draw a name as a negative,
+    Categories are the names with boxes and the dictionary's others, by name. "negative" says whether training may draw
+    a name as a negative,
     "count" in how many pictures' captions it is (text engine).
     """
     entry_of = {image["id"]: image for image in images}

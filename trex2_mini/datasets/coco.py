@@ -23,7 +23,8 @@ class CocoDataset:
         content: the annotations, if they do not come from the file (which then only gives the set its name).
 
     Raises:
-        ValueError: the file is no COCO annotation file, or names a category or picture that it does not list. What is only
+        ValueError: the file is no COCO annotation file, or names a category or picture that it does not list. What is
+            only
             doubtful is put into `problems` and warned of; check.py has the table.
         FileNotFoundError: the file or the folder does not exist.
     """
@@ -49,7 +50,9 @@ class CocoDataset:
         self._annotations = self.annotations_by_image()
 
     def _prompts(self, names: list[str]) -> list[str]:
-        """The names, but for those that prompts.json beside the annotation file gives a better phrase: {"name": "phrase"}."""
+        """The names, but for those that prompts.json beside the annotation file gives a better phrase: {"name":
+        "phrase"}.
+        """
         path = self.path.parent / "prompts.json"
         if not path.is_file():
             return names
@@ -92,7 +95,9 @@ class CocoDataset:
         return Sample(image, boxes[good], labels[good], entry["id"], areas[good], self._vocabulary(entry, labels))
 
     def _vocabulary(self, image: dict, labels: np.ndarray) -> np.ndarray | None:
-        """On a federated set (LVIS): the labels that were looked for everywhere in the picture, or found absent from it."""
+        """On a federated set (LVIS): the labels that were looked for everywhere in the picture, or found absent from
+        it.
+        """
         if "neg_category_ids" not in image:
             return None
         absent = [self._label[c] for c in image["neg_category_ids"] if c in self._label]

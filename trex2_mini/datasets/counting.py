@@ -1,6 +1,8 @@
-"""Counting sets in the formats they are published in: FSC147 (points, three exemplar boxes a picture) and FSCD-LVIS (boxes).
+"""Counting sets in the formats they are published in: FSC147 (points, three exemplar boxes a picture) and FSCD-LVIS
+(boxes).
 
-A counting model is shown a picture and three boxes of what to count. FSC147's points mark every instance; FSCD-LVIS has boxes instead.
+A counting model is shown a picture and three boxes of what to count. FSC147's points mark every instance; FSCD-LVIS has
+boxes instead.
 """
 
 from __future__ import annotations
@@ -36,10 +38,13 @@ class CountingSample:
 class CountingDataset:
     """A split of a counting set in a folder.
 
-    FSC147: annotation_FSC147_384.json, Train_Test_Val_FSC_147.json, ImageClasses_FSC147.txt and images_384_VarV2/; boxes where a COCO file
+    FSC147: annotation_FSC147_384.json, Train_Test_Val_FSC_147.json, ImageClasses_FSC147.txt and images_384_VarV2/;
+    boxes where a COCO file
     annotations.json lies beside them (emoji-count).
-    FSCD-LVIS: instances_<split>.json (COCO format), count_<split>.json (three exemplar boxes a picture) and images/. Where the count file
-    names a picture's category_id (emoji-count-lvis, whose instances are in annotations.json), only boxes of that category count.
+    FSCD-LVIS: instances_<split>.json (COCO format), count_<split>.json (three exemplar boxes a picture) and images/.
+    Where the count file
+    names a picture's category_id (emoji-count-lvis, whose instances are in annotations.json), only boxes of that
+    category count.
 
     Raises:
         FileNotFoundError: a file of the format is not there.
@@ -120,12 +125,19 @@ def _fscd_lvis(folder: Path, split: str) -> list[tuple[Path, dict]]:
     file = f"instances_{split}.json"
     if not (folder / file).is_file() and (folder / "annotations.json").is_file():
         file = "annotations.json"
-    instances, count_file = CocoDataset(folder / file, folder, _read(folder / file)).coco, folder / f"count_{split}.json"
+    instances, count_file = (
+        CocoDataset(folder / file, folder, _read(folder / file)).coco,
+        folder / f"count_{split}.json",
+    )
     counting = _read(count_file)
     check_entries(counting, count_file, {"images": (), "annotations": ("image_id", "boxes")})
     names = {c["id"]: c["name"] for c in instances["categories"]}
     exemplars_of = {a["image_id"]: a["boxes"] for a in counting["annotations"] if isinstance(a["image_id"], int)}
-    asked = {i: a["category_id"] for a in counting["annotations"] if "category_id" in a and isinstance(i := a["image_id"], int)}
+    asked = {
+        i: a["category_id"]
+        for a in counting["annotations"]
+        if "category_id" in a and isinstance(i := a["image_id"], int)
+    }
     boxes_of: dict[int, list] = {}
     category_of: dict[int, int] = {}
     for annotation in instances["annotations"]:
@@ -137,7 +149,10 @@ def _fscd_lvis(folder: Path, split: str) -> list[tuple[Path, dict]]:
     for image in instances["images"]:
         if image["id"] not in exemplars_of:
             raise ValueError(f"{count_file} has no exemplar boxes of picture {image['id']}")
-        boxes, exemplars = _xyxy(boxes_of.get(image["id"], []), folder / file), _xyxy(exemplars_of[image["id"]], count_file)
+        boxes, exemplars = (
+            _xyxy(boxes_of.get(image["id"], []), folder / file),
+            _xyxy(exemplars_of[image["id"]], count_file),
+        )
         name = names.get(category_of.get(image["id"], -1), "object")
         entry = {"exemplars": exemplars[:EXEMPLARS], "count": len(boxes), "name": name, "boxes": boxes}
         entries.append((folder / "images", entry | {"file_name": image["file_name"]}))

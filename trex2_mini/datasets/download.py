@@ -1,7 +1,8 @@
 """Fetching COCO, LVIS and small sets of photographs: annotations, and as many pictures as wanted, one by one.
 
-Files grow under a name of their own (.part) and get their final name only when they are whole and checked. What was interrupted goes on where it
-stopped (HTTP Range), unless the file on the server has changed meanwhile. COCO's mirrors are given with TREX2_COCO_URL and TREX2_LVIS_URL.
+Files grow under a name of their own (.part) and get their final name only when they are whole and checked. What was
+interrupted goes on where it stopped (HTTP Range), unless the file on the server has changed meanwhile. COCO's mirrors
+are given with TREX2_COCO_URL and TREX2_LVIS_URL.
 """
 
 from __future__ import annotations
@@ -56,7 +57,8 @@ def fetch(
 
     Args:
         md5: hexadecimal digest that the whole file must have.
-        check: called with the whole file before it gets its name; raises ValueError if the file is not what it should be.
+        check: called with the whole file before it gets its name; raises ValueError if the file is not what it should
+        be.
         attempts: tries in all; the pause between them doubles from `wait` seconds.
         timeout: seconds without a byte after which a try has failed.
 
@@ -64,7 +66,8 @@ def fetch(
         `path`. It is there whole and checked, or not at all; `path`.part keeps what an interruption left.
 
     Raises:
-        DownloadError: no such file on the server, no connection after all tries, or content that is not what it should be.
+        DownloadError: no such file on the server, no connection after all tries, or content that is not what it should
+        be.
     """
     if path.is_file():
         return path
@@ -105,7 +108,9 @@ class _Short(Exception):
 
 
 def _transfer(url: str, part: Path, mark: Path, timeout: float, progress: bool) -> None:
-    """One try: append to `part` what is missing. `mark` holds the server's tag of the file that `part` is the beginning of."""
+    """One try: append to `part` what is missing. `mark` holds the server's tag of the file that `part` is the beginning
+    of.
+    """
     start = part.stat().st_size if part.is_file() else 0
     headers = {"Accept-Encoding": "identity"}
     if start:
@@ -154,7 +159,9 @@ def whole_picture(path: Path) -> None:
 
 
 def fetch_many(jobs: Sequence[tuple[str, Path]], workers: int = 8, progress: bool = True, **options) -> None:
-    """Fetch (url, path) pairs in parallel, each checked as a picture. Raises DownloadError at the end if some failed; the others stay."""
+    """Fetch (url, path) pairs in parallel, each checked as a picture. Raises DownloadError at the end if some failed;
+    the others stay.
+    """
     jobs, failures = [(url, path) for url, path in jobs if not path.is_file()], []
 
     def one(job: tuple[str, Path]) -> str | None:
@@ -178,7 +185,8 @@ def fetch_many(jobs: Sequence[tuple[str, Path]], workers: int = 8, progress: boo
 def unpack(archive: Path, target: Path, members: Iterable[str] | None = None) -> None:
     """Unpack a zip file's members (default: all) into `target`. Each file appears whole.
 
-    Raises ValueError before anything is written, if the archive is broken or a member would leave `target` (.., absolute paths, links).
+    Raises ValueError before anything is written, if the archive is broken or a member would leave `target` (..,
+    absolute paths, links).
     """
     target = target.resolve()
     try:
@@ -201,7 +209,9 @@ def unpack(archive: Path, target: Path, members: Iterable[str] | None = None) ->
 
 
 def choose_images(coco: dict, count: int, seed: int = 0) -> list[int]:
-    """`count` image ids, drawn at random, but so that as many categories as possible keep a picture: the rarest category chooses first."""
+    """`count` image ids, drawn at random, but so that as many categories as possible keep a picture: the rarest
+    category chooses first.
+    """
     order = np.random.default_rng(seed).permutation(sorted(image["id"] for image in coco["images"])).tolist()
     place = {image: position for position, image in enumerate(order)}
     holding: dict[int, set[int]] = {}
@@ -246,7 +256,9 @@ def coco(
     part = _restricted(content, chosen)
     for image in part["images"]:
         if Path(image["file_name"]).name != image["file_name"] or not image["file_name"].strip("."):
-            raise ValueError(f"{annotations}: expected plain file names, got {image['file_name']!r}; nothing was fetched")
+            raise ValueError(
+                f"{annotations}: expected plain file names, got {image['file_name']!r}; nothing was fetched"
+            )
     fetch_many([(f"{base}/{split}/{i['file_name']}", root / split / i["file_name"]) for i in part["images"]], **options)
     suffix = (
         f"-{len(chosen)}" if ids is None and seed == 0 else f"-{len(chosen)}-seed{seed}" if ids is None else "-chosen"
@@ -291,7 +303,8 @@ def _restricted(content: dict, chosen: set[int]) -> dict:
 
 
 def photos(**options) -> list[str]:
-    """The 13 small sets of photographs that data/photos_manifest.json lists, from their public repositories at a fixed commit, into
+    """The 13 small sets of photographs that data/photos_manifest.json lists, from their public repositories at a fixed
+    commit, into
     <data root>/photos: pictures scaled to at most 448 px, boxes with them. Returns their folders, for `open_dataset`.
 
     Raises DownloadError, and ValueError where a source is not what the manifest says.

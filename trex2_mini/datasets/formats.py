@@ -1,6 +1,8 @@
-"""Sets in the formats they come in: COCO and LVIS as published, folders in COCO format, Roboflow's export, Pascal VOC. All become a `CocoDataset`.
+"""Sets in the formats they come in: COCO and LVIS as published, folders in COCO format, Roboflow's export, Pascal VOC.
+All become a `CocoDataset`.
 
-LVIS's names are cleaned for prompting by one rule, `prompt_name`: underscores become spaces, "bat_(animal)" becomes "bat (animal)".
+LVIS's names are cleaned for prompting by one rule, `prompt_name`: underscores become spaces, "bat_(animal)" becomes
+"bat (animal)".
 """
 
 from __future__ import annotations
@@ -58,7 +60,8 @@ def official_lvis(name: str, whole: str, subset: bool) -> CocoDataset:
 def lvis_dataset(content: dict, path: Path, images: Path, minival: bool = False) -> CocoDataset:
     """LVIS's annotations over COCO's folders train2017 and val2017 under `images`.
 
-    A picture lies where its `coco_url` says. minival: only those in COCO's val2017. Categories keep LVIS's fields (frequency, synonyms, ...).
+    A picture lies where its `coco_url` says. minival: only those in COCO's val2017. Categories keep LVIS's fields
+    (frequency, synonyms, ...).
     """
     check_entries(content, path, FIELDS | {"images": ("id", "coco_url")})
     kept = []
@@ -86,7 +89,9 @@ def prompt_name(name: str) -> str:
 
 
 def _roboflow(folder: Path) -> CocoDataset:
-    """Roboflow's COCO export: the pictures lie beside the file, and category 0 is often no category but the name of the project."""
+    """Roboflow's COCO export: the pictures lie beside the file, and category 0 is often no category but the name of the
+    project.
+    """
     path = folder / "_annotations.coco.json"
     content = read_json(path)
     check_entries(content, path, FIELDS)
@@ -102,7 +107,9 @@ def _voc_files(folder: Path) -> list[Path]:
 
 
 def _voc(folder: Path) -> CocoDataset:
-    """Pascal VOC: one XML a picture, in Annotations/ with JPEGImages/, or side by side. Its pixels count from 1; "difficult" objects are crowds."""
+    """Pascal VOC: one XML a picture, in Annotations/ with JPEGImages/, or side by side. Its pixels count from 1;
+    "difficult" objects are crowds.
+    """
     pictures = folder / "JPEGImages" if (folder / "JPEGImages").is_dir() else folder
     images, annotations, names = [], [], []
     for number, path in enumerate(_voc_files(folder), 1):

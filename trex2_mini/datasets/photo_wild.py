@@ -1,12 +1,12 @@
 """photo-wild: small sets of photographs that nothing here was trained on, the real cousin of emoji-wild (and of ODinW).
 
-The sets lie in the repository, as data/photo-wild/SET/{examples,val}: visual prompts are taken from `examples`, AP is measured on `val`.
-`build` made them from the larger sets in ../shared/wild, with a fixed seed; the same sources give the same pictures again:
+The sets lie in the repository, as data/photo-wild/SET/{examples,val}: visual prompts are taken from `examples`,
+AP is measured on `val`. `build` made them from the larger sets in ../shared/wild, with a fixed seed; the same sources give the same pictures again:
 
     python -m trex2_mini.datasets.photo_wild ../shared/wild
 
-Pictures of one scene never lie in both splits. A scene is: pictures of one video clip, pictures that a camera numbered within
-`NEIGHBOURS` of each other, and pictures that look alike (`alikeness`), chained.
+Pictures of one scene never lie in both splits. A scene is: pictures of one video clip, pictures that a camera
+numbered within `NEIGHBOURS` of each other, and pictures that look alike (`alikeness`), chained.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def thumbnail(path: Path) -> np.ndarray:
 
 
 def alikeness(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Correlation of thumbnails [N, 256] and [M, 256], also when one is mirrored: [N, M] in -1..1, 1 for the same picture."""
+    """Correlation of thumbnails [N, 256] and [M, 256], also if one is mirrored: [N, M] in -1..1, 1: the same picture."""
     mirrored = second.reshape(-1, 16, 16)[:, :, ::-1].reshape(-1, 256)
     return np.maximum(first @ second.T, first @ mirrored.T)
 
@@ -87,8 +87,9 @@ def scenes(files: list[str], thumbnails: np.ndarray) -> list[int]:
 def choose(contents: list[set[int]], scene: list[int], rng: np.random.Generator) -> dict[str, list[int]]:
     """Indices of the pictures of each split; contents: the categories of each picture.
 
-    First every category gets a picture in each split, rare ones first, then a second and a third; then pictures are drawn, two
-    for val and one for examples in turn, until the splits are full. A scene that gave a picture to a split is closed to the other.
+    First every category gets a picture in each split, rare ones first, then a second and a third. Then pictures are
+    drawn, two for val and one for examples in turn, until the splits are full. A scene that gave a picture to a split
+    is closed to the other.
     """
     chosen: dict[str, list[int]] = {split: [] for split in SPLITS}
     owner: dict[int, str] = {}
@@ -118,7 +119,10 @@ def choose(contents: list[set[int]], scene: list[int], rng: np.random.Generator)
 
 
 def build(source: Path, out: Path = FOLDER) -> None:
-    """Make photo-wild anew in `out` from the folder of the larger sets (each: annotations.json, images/; beside them manifest.json)."""
+    """Make photo-wild anew in `out`.
+
+    `source` is the folder of the larger sets, each with annotations.json and images/; manifest.json lies beside them.
+    """
     about = {entry["name"]: entry for entry in read_json(source / "manifest.json")}
     manifest = {"seed": SEED, "long_side": LONG_SIDE, "quality": QUALITY, "sets": {}}
     for name in SETS:

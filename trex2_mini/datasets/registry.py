@@ -1,4 +1,6 @@
-"""All sets by name: the embedded emoji family, the coins, photo-wild, the official COCO and LVIS files, and folders in any format of formats.py."""
+"""All sets by name: the embedded emoji family, the coins, photo-wild, the official COCO and LVIS files, and folders in
+any format of formats.py.
+"""
 
 from __future__ import annotations
 
@@ -25,10 +27,10 @@ def open_dataset(name: str) -> CocoDataset:
     """Open a set by its name.
 
     Args:
-        name: "emoji-val" or another set of the embedded family, or "coins" (made on first use); "photo-wild-aquarium/val" or
-            another of `PHOTO_WILD` (in the repository); "coco-val2017", "coco-train2017", "lvis-val", "lvis-minival",
-            "lvis-train" (official files under <data root>); or a folder: annotations.json and images/, a Roboflow export
-            (_annotations.coco.json), or Pascal VOC (one XML a picture).
+        name: "emoji-val" or another set of the embedded family, or "coins" (made on first use);
+            "photo-wild-aquarium/val" or another of `PHOTO_WILD` (in the repository); "coco-val2017", "coco-train2017",
+            "lvis-val", "lvis-minival", "lvis-train" (official files under <data root>); or a folder: annotations.json
+            and images/, a Roboflow export (_annotations.coco.json), or Pascal VOC (one XML a picture).
 
     Raises:
         FileNotFoundError: there is no such set; the message says where it was looked for.
@@ -72,6 +74,9 @@ def suites() -> dict[str, dict[str, str]]:
 
 
 def reference_of(data: object) -> str:
-    """The set that generic visual prompts for `data` are taken from, unless one is named: of a suite's set its other split, else emoji-reference."""
+    """The set that generic visual prompts for `data` are taken from, unless one is named.
+
+    Of a suite's set it is the set's other split, else emoji-reference.
+    """
     pairs = {name: other for suite in suites().values() for name, other in suite.items()}
     return pairs.get(data, "emoji-reference") if isinstance(data, str) else "emoji-reference"

@@ -1,4 +1,6 @@
-"""What is in a set (how many pictures, boxes and categories, and how they are spread), and what is wrong with its pictures."""
+"""What is in a set (how many pictures, boxes and categories, and how they are spread), and what is wrong with its
+pictures.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,8 @@ from trex2_mini.datasets.coco import CocoDataset
 
 
 def statistics(dataset: CocoDataset) -> dict:
-    """What is in a set: counts, objects an image, sides of boxes (square root of the area, px), and images and boxes a category.
+    """What is in a set: counts, objects an image, sides of boxes (square root of the area, px), and images and boxes a
+    category.
 
     Returns {"images", "boxes", "categories", "empty_images", "objects_an_image": [int], "sides": [float],
     "per_category": {name: {"images", "boxes"}}}, categories by falling number of boxes.

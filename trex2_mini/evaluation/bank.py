@@ -31,9 +31,11 @@ def encode_in_batches(
 
 
 def draw_examples(reference: CocoDataset, names: Sequence[str], examples: int, seed: int) -> dict[int, list[int]]:
-    """{image id: labels that it is an example of}: for each of `names` that the reference set has, `examples` images that hold it.
+    """{image id: labels that it is an example of}: for each of `names` that the reference set has, `examples` images
+    that hold it.
 
-    Where fewer images hold it all are taken (spec section 9). A draw depends on the seed and the category's place in the reference set, not on
+    Where fewer images hold it all are taken (spec section 9). A draw depends on the seed and the category's place in
+    the reference set, not on
     what else is asked for, and the draw of fewer examples is the beginning of the draw of more.
     """
     label_of = {name: label for label, name in enumerate(reference.names)}
@@ -58,7 +60,8 @@ def visual_bank(
     batch_size: int = 8,
     progress: bool = True,
 ) -> PromptBank:
-    """A name's V is the mean over `examples` reference images that hold it, each prompted with all its boxes of it (`draw_examples`).
+    """A name's V is the mean over `examples` reference images that hold it, each prompted with all its boxes of it
+    (`draw_examples`).
 
     A name without any example is left out of the bank. Raises ValueError where no name has one.
     """

@@ -1,9 +1,10 @@
 """What one prompt box finds without a trained detector: the same protocol (Visual-I, Visual-I others), two older ideas.
 
-`template`: normalised cross-correlation of the prompt's pixels with the image, in a few sizes. `features`: the cosine similarity of the
-prompt's mean feature with that of every window, in the frozen ImageNet features of `nano`'s backbone. Both answer windows of the prompt's
-shape, which helps them where instances are alike, and thinned out by non-maximum suppression. A detector that does not beat them on the
-instances that were *not* prompted has learned little that carries over.
+`template`: normalised cross-correlation of the prompt's pixels with the image, in a few sizes. `features`: the cosine
+similarity of the prompt's mean feature with that of every window, in the frozen ImageNet features of `nano`'s backbone.
+Both answer windows of the prompt's shape, which helps them where instances are alike, and thinned out by non-maximum
+suppression. A detector that does not beat them on the instances that were *not* prompted has learned little that
+carries over.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ Near = Callable[[Tensor, float], tuple[Tensor, Tensor]]  # (box xyxy, scale) -> 
 def baseline_detections(
     kind: str, dataset: CocoDataset, drawn: Prompts, image_ids: list[int], progress: bool = True
 ) -> list[dict]:
-    """Answers of a baseline (one of BASELINES) to the prompts of `draw_prompts` on the images of `image_ids`, as COCO results.
+    """Answers of a baseline (one of BASELINES) to the prompts of `draw_prompts` on the images of `image_ids`, as COCO
+    results.
 
     Scores are similarities in -1..1. Raises ValueError for another name.
     """
@@ -133,7 +135,7 @@ def _features(backbone: nn.Module) -> Callable[[Tensor], Near]:
 
 
 def _window_means(sums: Tensor, height: int, width: int) -> Tensor:
-    """Means of all windows of height x width cells: sums [1, C, H + 1, W + 1] -> [1, C, H - height + 1, W - width + 1]."""
+    """Means of all windows of height x width cells: sums [1, C, H + 1, W + 1] -> [1, C, H + 1 - height, W + 1 - width]."""
     right = sums[..., width:] - sums[..., :-width]
     return ((right[..., height:, :] - right[..., :-height, :]) / (height * width)).float()
 

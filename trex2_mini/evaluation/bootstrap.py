@@ -1,8 +1,9 @@
 """How much an AP owes to the images that happen to be in the set: intervals by resampling the images with replacement.
 
-The detections are matched with the ground truth once, by pycocotools. A resample then only counts each image so many times as it was drawn: AP is
-accumulated again with these weights, which is exactly the AP of the set in which the images are repeated (and for weights of one,
-the AP itself). Images that belong together (the frames of a clip) are drawn together.
+The detections are matched with the ground truth once, by pycocotools. A resample then only counts each image so many
+times as it was drawn: AP is accumulated again with these weights, which is exactly the AP of the set in which the
+images are repeated (and for weights of one, the AP itself). Images that belong together (the frames of a clip) are
+drawn together.
 """
 
 from __future__ import annotations
@@ -67,7 +68,9 @@ class Matched:
         return np.where(number > 0, 100 * total / np.maximum(number, 1), np.nan)
 
     def _precision(self, here: np.ndarray, right: np.ndarray, wrong: np.ndarray, some: np.ndarray) -> np.ndarray:
-        """A category's mean precision [R] over IoU thresholds and COCO's 101 recalls; `here` [R, n]: how often each detection counts."""
+        """A category's mean precision [R] over IoU thresholds and COCO's 101 recalls; `here` [R, n]: how often each
+        detection counts.
+        """
         useful = right.any(0)  # only where a hit is added can precision be the best from there on
         hits = np.cumsum(here[:, None] * right, -1)[..., useful]  # (R, 10, useful detections)
         misses = np.cumsum(here[:, None] * wrong, -1)[..., useful]
@@ -79,7 +82,9 @@ class Matched:
 
 
 def _columns(entries: list[dict], place: dict[int, int], partly: set) -> tuple[np.ndarray, ...]:
-    """A category's detections, best first: the image of each [n], whether it is right and wrong [10, n]; and objects an image [images]."""
+    """A category's detections, best first: the image of each [n], whether it is right and wrong [10, n]; and objects an
+    image [images].
+    """
     scores = np.concatenate([entry["dtScores"] for entry in entries])
     order = np.argsort(-scores, kind="mergesort")
     owner = np.concatenate([np.full(len(e["dtScores"]), place[e["image_id"]], dtype=int) for e in entries])
@@ -96,7 +101,9 @@ def _columns(entries: list[dict], place: dict[int, int], partly: set) -> tuple[n
 
 
 def resampled(answers: Answers, resamples: int, seed: int) -> np.ndarray:
-    """How many times each image counts, [resamples, images]: as many images (or groups of them) as there are, drawn with replacement."""
+    """How many times each image counts, [resamples, images]: as many images (or groups of them) as there are, drawn
+    with replacement.
+    """
     groups = answers.groups or {}
     keys = [("group", groups[i]) if i in groups else ("image", i) for i in answers.image_ids]
     known = {key: number for number, key in enumerate(dict.fromkeys(keys))}
@@ -105,7 +112,9 @@ def resampled(answers: Answers, resamples: int, seed: int) -> np.ndarray:
 
 
 def bootstrap(answers: Answers, resamples: int = 1000, seed: int = 0, level: float = 0.95) -> dict:
-    """A percentile interval of AP over images: {"AP", "low", "high", "resamples"}, in percent. Raises ValueError for a number under 1."""
+    """A percentile interval of AP over images: {"AP", "low", "high", "resamples"}, in percent. Raises ValueError for a
+    number under 1.
+    """
     _check(resamples, level)
     matched = Matched(answers)
     spread = matched.ap(resampled(answers, resamples, seed))
@@ -121,11 +130,13 @@ def bootstrap_difference(
     seed: int = 0,
     level: float = 0.95,
 ) -> dict:
-    """The same for AP(first) - AP(second), both on the same resampled images: far tighter than two intervals side by side.
+    """The same for AP(first) - AP(second), both on the same resampled images: far tighter than two intervals side by
+    side.
 
     Either may be a list of draws (answers of several seeds), whose mean AP is then compared.
 
-    Returns {"difference", "low", "high", "above_zero", "resamples"}; above_zero is the share of resamples in which it is positive.
+    Returns {"difference", "low", "high", "above_zero", "resamples"}; above_zero is the share of resamples in which it
+    is positive.
     Raises ValueError where the images are not the same.
     """
     _check(resamples, level)

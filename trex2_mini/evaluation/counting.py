@@ -1,9 +1,11 @@
 """Counting by prompts (spec section 5; the paper's table 3): a picture and up to three boxes of what to count.
 
-The boxes make one visual prompt, the detections of at least `threshold` are counted. MAE and RMSE compare the counts with the truth. AP asks for
-the boxes too, where the set has them: COCO's AP of a single category, "what was asked for", with as many detections an image as the model
-has queries, or more in tiles. The paper names no threshold; ours is `detect`'s 0.3, and `best_threshold` chooses one on other pictures (a val split).
-In tiles (tiles.py) the picture is looked at part by part, from nearer by.
+The boxes make one visual prompt, the detections of at least `threshold` are counted. MAE and RMSE compare the counts
+with the truth. AP asks for
+the boxes too, where the set has them: COCO's AP of a single category, "what was asked for", with as many detections an
+image as the model has queries, or more in tiles. The paper names no threshold; ours is `detect`'s 0.3, and
+`best_threshold` chooses one on other pictures (a val split). In tiles (tiles.py) the picture is looked at part by part,
+from nearer by.
 """
 
 from __future__ import annotations
@@ -26,7 +28,9 @@ THRESHOLDS = (0.02, 0.04, 0.06, 0.08, *(round(0.05 * step, 2) for step in range(
 
 
 def open_counting(data: str | Path | CountingDataset, split: str = "test") -> CountingDataset:
-    """emoji-count (its test split: novel categories; val: trained ones), emoji-count-lvis, or a folder of FSC147 or FSCD-LVIS."""
+    """emoji-count (its test split: novel categories; val: trained ones), emoji-count-lvis, or a folder of FSC147 or
+    FSCD-LVIS.
+    """
     if isinstance(data, CountingDataset):
         return data
     return CountingDataset(make_emoji_set(str(data)) if str(data) in EMOJI_SETS else Path(data), split)
@@ -41,14 +45,18 @@ def counting(
     progress: bool = True,
     tiles: float = 0.0,
 ) -> dict:
-    """Count on the first `limit` pictures. tiles: the side of a tile, in sides of an exemplar; 0: the whole picture at once.
+    """Count on the first `limit` pictures. tiles: the side of a tile, in sides of an exemplar; 0: the whole picture at
+    once.
 
     Returns:
-        MAE, RMSE, bias (mean of count minus truth), in objects a picture; AP, AP50, AP75 (None without boxes); MAE_constant, of always
-        answering the median of these very counts; MAE_by_threshold, to see what the choice of one is worth; mean_count, exemplars,
+        MAE, RMSE, bias (mean of count minus truth), in objects a picture; AP, AP50, AP75 (None without boxes);
+        MAE_constant, of always
+        answering the median of these very counts; MAE_by_threshold, to see what the choice of one is worth; mean_count,
+        exemplars,
         threshold, tiles, images, prompts, categories; per_category {name: MAE}.
 
-    Raises ValueError for a threshold outside 0..1, or a number of exemplars that is not 1 to 3, or tiles of 1 side or less (0 is none).
+    Raises ValueError for a threshold outside 0..1, or a number of exemplars that is not 1 to 3, or tiles of 1 side or
+    less (0 is none).
     """
     if not 0 <= threshold <= 1:
         raise ValueError(f"threshold must lie in 0..1, got {threshold}")
@@ -81,10 +89,10 @@ def counting(
     }
 
 
-def count_one(
-    detector: Detector, sample: CountingSample, exemplars: int = EXEMPLARS, tiles: float = 0.0
-) -> Detections:
-    """All answers (score 0 and up) to a prompt made of the sample's first `exemplars` boxes together; tiles: see `counting`."""
+def count_one(detector: Detector, sample: CountingSample, exemplars: int = EXEMPLARS, tiles: float = 0.0) -> Detections:
+    """All answers (score 0 and up) to a prompt made of the sample's first `exemplars` boxes together; tiles: see
+    `counting`.
+    """
     if not 1 <= exemplars <= EXEMPLARS:
         raise ValueError(f"expected 1 to {EXEMPLARS} exemplars, got {exemplars}")
     if tiles:

@@ -1,12 +1,15 @@
-"""LVIS average precision: federated ground truth, frequency groups, and the "fixed AP" of Dave et al. (arXiv 2102.01066).
+"""LVIS average precision: federated ground truth, frequency groups, and the "fixed AP" of Dave et al. (arXiv
+2102.01066).
 
-LVIS annotates a category on some images only: on the rest a detection of it counts neither for nor against. AP_r, AP_c and AP_f average over
-the categories of up to 10, up to 100 and more training images. Two ways to limit the detections, which give different numbers:
+LVIS annotates a category on some images only: on the rest a detection of it counts neither for nor against. AP_r, AP_c
+and AP_f average over the categories of up to 10, up to 100 and more training images. Two ways to limit the detections,
+which give different numbers:
 
     AP          the 300 best detections of each image (the benchmark's own rule)
     fixed AP    the 10,000 best detections of each category over the whole set, none dropped by image
 
-Computed by faster-coco-eval. Its own limit holds for each image *and category*, so the detections are cut before they reach it.
+Computed by faster-coco-eval. Its own limit holds for each image *and category*, so the detections are cut before they
+reach it.
 """
 
 from __future__ import annotations
@@ -32,14 +35,16 @@ def lvis_ap(
     """LVIS AP in percent.
 
     Args:
-        dataset_json: a parsed LVIS annotation file: images with neg_category_ids and not_exhaustive_category_ids, categories with frequency.
+        dataset_json: a parsed LVIS annotation file: images with neg_category_ids and not_exhaustive_category_ids,
+        categories with frequency.
         detections: each {"image_id", "category_id", "bbox": [x, y, width, height] in pixels, "score"}; not changed.
         category_ids: only these count; default all.
         image_ids: only these count; default all.
         fixed: fixed AP instead of the 300 best of each image.
 
     Returns:
-        AP, AP50, AP75, AP_r, AP_c, AP_f (None for a group without any object), and per_category {name: AP} of the categories with ground truth.
+        AP, AP50, AP75, AP_r, AP_c, AP_f (None for a group without any object), and per_category {name: AP} of the
+        categories with ground truth.
 
     Raises:
         ValueError: no LVIS fields, nothing to find, or an id that the set does not have.

@@ -1,10 +1,13 @@
-"""Negative prompts (T-Rex-Omni's rule, spec section 10) on look-alikes: does showing what is *not* meant help? The protocol is ours.
+"""Negative prompts (T-Rex-Omni's rule, spec section 10) on look-alikes: does showing what is *not* meant help? The
+protocol is ours.
 
-A look-alike is another category of the same super-category on the same image. Each category that has look-alikes on an image is asked for there
-alone, as in Visual-I: one of its boxes is the prompt, one box each of up to N of its look-alikes are the negatives, once left out and then given with
-several betas. Ground truth and answers are those of the prompted pairs (image, category) alone.
+A look-alike is another category of the same super-category on the same image. Each category that has look-alikes on an
+image is asked for there alone, as in Visual-I: one of its boxes is the prompt, one box each of up to N of its
+look-alikes are the negatives, once left out and then given with several betas. Ground truth and answers are those of
+the prompted pairs (image, category) alone.
 
-Beside AP, what a user sees at a score threshold: how many instances are found, and on how many look-alikes there is a false alarm.
+Beside AP, what a user sees at a score threshold: how many instances are found, and on how many look-alikes there is a
+false alarm.
 """
 
 from __future__ import annotations
@@ -38,17 +41,23 @@ def negatives(
     seed: int = 0,
     progress: bool = True,
 ) -> dict:
-    """Ask for those of `labels` that have look-alikes, on the first `limit` images, with up to `most` negatives a prompt.
+    """Ask for those of `labels` that have look-alikes, on the first `limit` images, with up to `most` negatives a
+    prompt.
 
-    points: prompts and negatives are the centres of the boxes. threshold: from which score on an answer is found, or a false alarm.
+    points: prompts and negatives are the centres of the boxes. threshold: from which score on an answer is found, or a
+    false alarm.
     resamples: for 95 % intervals of what negatives of beta = BETA gain.
 
     Returns:
-        AP, AP50, AP75, of Visual-I with negatives of beta = BETA; AP_without, without them; AP_others, AP_others_without, the same for the instances
-        that were not prompted (`only_others`; None where none is left); by_beta {beta: {AP, AP_others, found, alarms}}, "without" being one of
-        them; found and alarms: percent of the asked instances, and of the look-alikes, with an answer of at least `threshold` at IoU >= 0.5.
+        AP, AP50, AP75, of Visual-I with negatives of beta = BETA; AP_without, without them; AP_others,
+        AP_others_without, the same for the instances
+        that were not prompted (`only_others`; None where none is left); by_beta {beta: {AP, AP_others, found, alarms}},
+        "without" being one of
+        them; found and alarms: percent of the asked instances, and of the look-alikes, with an answer of at least
+        `threshold` at IoU >= 0.5.
         With resamples also gain, gain_others {difference, low, high, ...}: AP - AP_without, by `bootstrap_difference`.
-        images, prompts, negatives (mean number a prompt), prompted_with, threshold, categories, per_category {name: AP}.
+        images, prompts, negatives (mean number a prompt), prompted_with, threshold, categories, per_category {name:
+        AP}.
 
     Raises ValueError where nothing has look-alikes, a threshold outside 0..1, more negatives than NEGATIVES.
     """
@@ -109,7 +118,8 @@ def negatives(
 
 
 def look_alikes(dataset: CocoDataset, drawn: Prompts) -> dict[tuple[int, int], list[int]]:
-    """(image id, category id) -> the categories among `drawn` that are its look-alikes there; those without any are left out.
+    """(image id, category id) -> the categories among `drawn` that are its look-alikes there; those without any are
+    left out.
 
     Raises ValueError where categories have no "supercategory".
     """

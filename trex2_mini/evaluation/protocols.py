@@ -14,8 +14,8 @@ Visual-I tells which categories are present and counts the prompted instance as 
 prompts stands beside it. A category set (all, trained, novel) restricts prompts and ground truth alike. An image gives
 its 300 best (query, prompt) pairs.
 
-Public beside `evaluate`: `answers` (the detections of one of PROTOCOLS or of video, to be measured or resampled: bootstrap.py) and in
-repeat.py `repeated` (several draws) and `examples_sweep` (AP against the number of examples).
+Public beside `evaluate`: `answers` (the detections of one of PROTOCOLS or of video, to be measured or resampled:
+bootstrap.py) and in repeat.py `repeated` (several draws) and `examples_sweep` (AP against the number of examples).
 """
 
 from __future__ import annotations
@@ -80,32 +80,40 @@ def evaluate(
         data: a name or folder for `open_dataset`, or a CocoDataset; for counting what `open_counting` takes.
         protocol: one of ALL_PROTOCOLS.
         categories: one of CATEGORY_SETS; trained and novel go by the categories' own flag "novel".
-        reference: where visual-g, mixed and region-visual draw their examples (default `reference_of(data)`); categories are looked up there by name.
-        examples: N, reference images a category (default 16); counting: boxes shown (1 to 3, default 3); video: frames prompted (1);
+        reference: where visual-g, mixed and region-visual draw their examples (default `reference_of(data)`);
+            categories are looked up there by name.
+        examples: N, reference images a category (default 16); counting: boxes shown (1 to 3, default 3); video: frames
+            prompted (1);
             visual-i-negatives: negatives a prompt (1 to 3, default 3).
         points: the visual-i protocols prompt with centre points instead of boxes.
         synonyms: text asks by each category's first synonym instead of its name; those without one are left out.
         baselines: of `baselines.BASELINES`, measured beside the detector by the visual-i protocols.
         split: of counting only: the split of the set.
-        threshold: the score from which a detection is counted (counting), or is an answer or a false alarm (visual-i-negatives).
+        threshold: the score from which a detection is counted (counting), or is an answer or a false alarm
+        (visual-i-negatives).
         tiles: of counting only: the side of a tile in sides of an exemplar, 0: no tiles (tiles.py).
         limit: only the first so many images; video: clips.
         resamples: of the images, for a 95 % interval of AP by bootstrap (AP_low, AP_high); 0: none.
         seed: of every draw.
 
     Returns:
-        AP, AP50, AP75 in percent by COCO's rules, or on a set with federated annotation by LVIS's, with AP_r, AP_c, AP_f and fixed_AP.
-        region: top1, top5 and more of `region_scores` instead; counting: MAE, RMSE and more of `counting`; video: also what `video` says;
+        AP, AP50, AP75 in percent by COCO's rules, or on a set with federated annotation by LVIS's, with AP_r, AP_c,
+        AP_f and fixed_AP.
+        region: top1, top5 and more of `region_scores` instead; counting: MAE, RMSE and more of `counting`; video: also
+        what `video` says;
         visual-i-negatives: what `negatives` says.
-        Where they come from: protocol, data, category_set, images, categories (those with ground truth), prompts (names;
+        Where they come from: protocol, data, category_set, images, categories (those with ground truth), prompts
+        (names;
         for visual-i, prompts drawn), seed, checkpoint, checkpoint_hash, dataset, versions, commit, seconds; last
         per_category {name: AP, or top1}.
         visual-g, mixed: examples, reference, without_examples (names left out, also of the ground truth).
-        visual-i, visual-i-others: echo, the AP, under the same protocol, of answering the prompted box itself; the APs of `baselines`.
+        visual-i, visual-i-others: echo, the AP, under the same protocol, of answering the prompted box itself; the APs
+        of `baselines`.
         visual-i-others: also pairs_with_others and AP_pairs_with_others, see `only_others`.
 
     Raises:
-        ValueError: unknown protocol or categories, no flag "novel", nothing to find, no example, number under 1, an option of another protocol.
+        ValueError: unknown protocol or categories, no flag "novel", nothing to find, no example, number under 1, an
+        option of another protocol.
     """
     if protocol not in ALL_PROTOCOLS:
         raise ValueError(f"unknown protocol {protocol!r}; expected one of {', '.join(ALL_PROTOCOLS)}")
@@ -256,7 +264,9 @@ def _region(trial: Trial, labels: list[int], protocol: str, reference, examples:
 
 
 def first_synonyms(dataset: CocoDataset) -> dict[int, str]:
-    """label -> the first of the category's synonyms that is not its name (LVIS lists the name too, and writes _ for a space)."""
+    """label -> the first of the category's synonyms that is not its name (LVIS lists the name too, and writes _ for a
+    space).
+    """
     found = {}
     for label, category in enumerate(dataset.categories):
         others = [s.replace("_", " ") for s in category.get("synonyms", []) if s != category["name"]]
@@ -268,7 +278,9 @@ def first_synonyms(dataset: CocoDataset) -> dict[int, str]:
 
 
 def text(trial: Trial, labels: list[int], phrases: list[str] | None = None) -> list[dict]:
-    """Text: the names of `labels`, or `phrases`, one for each, are the prompts of every image. Returns detections as COCO results."""
+    """Text: the names of `labels`, or `phrases`, one for each, are the prompts of every image. Returns detections as
+    COCO results.
+    """
     phrases = [trial.dataset.names[label] for label in labels] if phrases is None else phrases
     with torch.inference_mode():
         prompts = trial.detector.model.encode_text(phrases)

@@ -1,7 +1,8 @@
 """Region classification (spec sections 4 and 5; the paper's table 9): what is in this box?
 
-Every ground-truth box is a visual prompt of its own, and its V is compared, by dot product, with one vector for each category: T of the
-name (the paper's protocol, "region") or the V of a bank of examples (ours, "region-visual"). Crowds are left out.
+Every ground-truth box is a visual prompt of its own, and its V is compared, by dot product, with one vector for each
+category: T of the name (the paper's protocol, "region") or the V of a bank of examples (ours, "region-visual"). Crowds
+are left out.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from trex2_mini.model.visual_prompt import RegionPrompts
 def region_ranks(trial: Trial, labels: list[int], prompts: Tensor) -> list[dict]:
     """For each ground-truth box of one of `labels`: {"image_id", "label", "rank"}.
 
-    prompts [C, D], one for each of `labels`. rank: how many of the other categories are at least as near as the true one (0: it is the answer).
+    prompts [C, D], one for each of `labels`. rank: how many of the other categories are at least as near as the true
+    one (0: it is the answer).
     """
     column = {label: place for place, label in enumerate(labels)}
     prompts, rows = prompts.to(trial.detector.device), []
@@ -51,7 +53,8 @@ def region_scores(rows: list[dict], names: list[str]) -> dict:
     """Accuracy in percent of the rows of `region_ranks`.
 
     Returns:
-        top1, top5 over all boxes; top1_of_categories, the mean over categories (one box of a rare one counts for more); most_frequent, the
+        top1, top5 over all boxes; top1_of_categories, the mean over categories (one box of a rare one counts for more);
+        most_frequent, the
         top1 of always answering the commonest category; boxes; per_category {name: top1}.
 
     Raises ValueError where there is no box.

@@ -19,7 +19,8 @@ NO_MEASURE = ("seconds", "threshold", "tiles")
 def repeated(draws: int, checkpoint, data, protocol: str, categories: str = "all", *, seed: int = 0, **options) -> dict:
     """`evaluate` with the seeds seed, seed + 1, ..., the model loaded once.
 
-    Returns what `evaluate` does, every measure being the mean over the draws; and besides draws, std {measure: standard deviation of a draw,
+    Returns what `evaluate` does, every measure being the mean over the draws; and besides draws, std {measure: standard
+    deviation of a draw,
     n - 1 in its denominator} and by_seed {measure: one number a draw}. Of one draw, just what `evaluate` returns.
     Raises ValueError for draws under 1, else as `evaluate`.
     """
@@ -50,6 +51,8 @@ def repeated(draws: int, checkpoint, data, protocol: str, categories: str = "all
 def examples_sweep(
     checkpoint, data, numbers: Sequence[int] = NUMBERS, draws: int = 3, protocol: str = "visual-g", **options
 ) -> list[dict]:
-    """Prompts against AP: `repeated` for each number of examples, in their order. A category with fewer gives all it has."""
+    """Prompts against AP: `repeated` for each number of examples, in their order. A category with fewer gives all it
+    has.
+    """
     detector, weights = open_detector(checkpoint)
     return [repeated(draws, detector, data, protocol, examples=number, **options) | weights for number in numbers]

@@ -2,8 +2,8 @@
 
     python -m trex2_mini suite photo-wild --checkpoint nano-photo
 
-Every set is measured by `together`, with the examples of its own other split. AP depends on the set's domain far more than on the
-detector's draws, so the median stands beside the mean.
+Every set is measured by `together`, with the examples of its own other split. AP depends on the set's domain far more than
+on the detector's draws, so the median stands beside the mean.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from trex2_mini.evaluation.together import together
 from trex2_mini.evaluation.trial import open_detector
 
 ROWS = (
-    "text", "visual-g", "mixed", "visual-i", "points", "echo", "visual-i-others", "points-others", "template-others", "features-others"
-)  # fmt: skip
+    *("text", "visual-g", "mixed", "visual-i", "points", "echo"),
+    *("visual-i-others", "points-others", "template-others", "features-others"),
+)
 
 
 def measure_suite(
@@ -42,7 +43,8 @@ def measure_suite(
         suite: a key of `suites()`: "photo-wild" or "emoji-wild".
 
     Returns:
-        {"suite", "sets": {set: what `Together.measured` says}, "AP": {protocol: {set: AP, ..., "mean": AP, "median": AP}} in percent,
+        {"suite", "sets": {set: what `Together.measured` says},
+        "AP": {protocol: {set: AP, ..., "mean": AP, "median": AP}} in percent,
         "about": {set: where the numbers come from}}.
 
     Raises:
@@ -52,11 +54,11 @@ def measure_suite(
     if suite not in known:
         raise ValueError(f"unknown suite {suite!r}; expected one of {', '.join(known)}")
     detector, weights = open_detector(checkpoint)
+    options = {"examples": examples, "draws": draws, "limit": limit, "seed": seed, "baselines": baselines}
+    options["progress"] = progress
     measured, about = {}, {}
     for data, reference in known[suite].items():
-        run = together(
-            detector, data, reference, examples=examples, draws=draws, limit=limit, seed=seed, baselines=baselines, progress=progress
-        )  # fmt: skip
+        run = together(detector, data, reference, **options)
         measured[data], about[data] = run.measured(), run.about | weights
     table = {}
     for protocol in ROWS:

@@ -1,9 +1,10 @@
 """Counting in tiles: small and many objects are looked at from nearer by (ours; the paper counts on the whole picture).
 
-A model has a fixed number of queries, and was trained on scenes of a few objects of a certain size; a picture of 300 small ones is neither.
-A tile is `sides` exemplar sides wide and high, so it holds a few dozen objects at most, of about that size, whatever the picture is. The
-prompt is the mean of the exemplars' V, each embedded in a tile of the same size round it. Every point of the picture belongs to one tile, and
-that one answers for the objects whose centre lies there; tiles overlap, so that it sees them whole.
+A model has a fixed number of queries, and was trained on scenes of a few objects of a certain size; a picture of 300
+small ones is neither. A tile is `sides` exemplar sides wide and high, so it holds a few dozen objects at most, of about
+that size, whatever the picture is. The prompt is the mean of the exemplars' V, each embedded in a tile of the same size
+round it. Every point of the picture belongs to one tile, and that one answers for the objects whose centre lies there;
+tiles overlap, so that it sees them whole.
 """
 
 from __future__ import annotations
@@ -18,12 +19,15 @@ from torchvision.ops import nms
 from trex2_mini.detector import Detections, Detector, top_detections
 
 OVERLAP = 1.5  # of neighbouring tiles, in sides of the longest exemplar
-DUPLICATE = 0.5  # IoU above which two boxes are one object; on emoji-count's val split better than the detector's own 0.7
+# IoU above which two boxes are one object; on emoji-count's val split better than the detector's own 0.7
+DUPLICATE = 0.5
 BATCH = 16  # tiles encoded together
 
 
 def tile_starts(length: int, tile: int, overlap: int) -> list[int]:
-    """Where the tiles along one side of a picture begin: evenly spread, the last ends with the picture, neighbours share `overlap` px or more."""
+    """Where the tiles along one side of a picture begin: evenly spread, the last ends with the picture, neighbours
+    share `overlap` px or more.
+    """
     if tile >= length:
         return [0]
     number = math.ceil((length - overlap) / (tile - overlap))
@@ -31,7 +35,8 @@ def tile_starts(length: int, tile: int, overlap: int) -> list[int]:
 
 
 def tile_grid(image: np.ndarray, exemplars: np.ndarray, sides: float) -> list[tuple[np.ndarray, np.ndarray]]:
-    """The tiles of `image` [H, W, 3] and what each answers for, both (x1, y1, x2, y2) in pixels; `exemplars` [K, 4] xyxy.
+    """The tiles of `image` [H, W, 3] and what each answers for, both (x1, y1, x2, y2) in pixels; `exemplars` [K, 4]
+    xyxy.
 
     The answering parts meet midway in the overlaps and cover the picture once; the outermost reach to infinity.
     """
@@ -53,7 +58,9 @@ def tile_grid(image: np.ndarray, exemplars: np.ndarray, sides: float) -> list[tu
 
 
 @torch.inference_mode()
-def detect_in_tiles(detector: Detector, image: np.ndarray, exemplars: np.ndarray, name: str, sides: float) -> Detections:
+def detect_in_tiles(
+    detector: Detector, image: np.ndarray, exemplars: np.ndarray, name: str, sides: float
+) -> Detections:
     """All answers (score 0 and up, highest first) to the exemplars [K, 4] xyxy on uint8 [H, W, 3], tile by tile.
 
     Raises ValueError where `sides` is not above 1: a tile must hold an exemplar.

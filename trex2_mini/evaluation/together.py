@@ -1,7 +1,8 @@
 """All protocols on the same images of a set, with several draws: what a table of the paper compares.
 
-`evaluate` measures one protocol at a time, from pictures to AP. Here every image, and every example of all draws, is encoded once, which is most
-of the work; the numbers are those of `evaluate`. All protocols are given the same categories: those that have an example in the reference set.
+`evaluate` measures one protocol at a time, from pictures to AP. Here every image, and every example of all draws, is
+encoded once, which is most of the work; the numbers are those of `evaluate`. All protocols are given the same
+categories: those that have an example in the reference set.
 
     text, visual-g, mixed, visual-i, visual-i-others   as in protocols.py
     points, points-others                              visual-i by centre points instead of boxes
@@ -49,7 +50,8 @@ class HeldTrial(Trial):
 
 @dataclass
 class Together:
-    """What a detector answered on a set: {protocol: one Answers a draw} (text: one), the ranks of region classification, and where all comes from.
+    """What a detector answered on a set: {protocol: one Answers a draw} (text: one), the ranks of region
+    classification, and where all comes from.
 
     regions: {"region" or "region-visual": rows of `region_ranks`, a list a draw}; banks: visual-g's, one a draw.
     """
@@ -61,7 +63,9 @@ class Together:
     about: dict
 
     def measured(self) -> dict[str, dict]:
-        """{protocol: {measure: mean over the draws}, with std {measure: standard deviation of a draw} where there are several, and per_category}."""
+        """{protocol: {measure: mean over the draws}, with std {measure: standard deviation of a draw} where there are
+        several, and per_category}.
+        """
         found = {name: [own.measure() for own in draws] for name, draws in self.answers.items()}
         found |= {
             name: [region_scores(rows, self.dataset.names) for rows in draws] for name, draws in self.regions.items()
@@ -95,7 +99,8 @@ def together(
     batch_size: int = 8,
     progress: bool = True,
 ) -> Together:
-    """Every protocol on the first `limit` images, with the seeds seed, ..., seed + draws - 1. Arguments as in `evaluate`.
+    """Every protocol on the first `limit` images, with the seeds seed, ..., seed + draws - 1. Arguments as in
+    `evaluate`.
 
     Raises ValueError for a number under 1, and where no category has an example.
     """

@@ -1,7 +1,8 @@
-"""What the protocols share: a detector on the first images of a set, its answers as COCO results, and which weights gave them.
+"""What the protocols share: a detector on the first images of a set, its answers as COCO results, and which weights
+gave them.
 
-Under torchrun the processes take turns at the batches and then have all answers in the same order, so that N processes give exactly the
-numbers of one.
+Under torchrun the processes take turns at the batches and then have all answers in the same order, so that N processes
+give exactly the numbers of one.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ MAX_DETECTIONS = 300  # an image
 class Answers:
     """What a detector answered under a protocol, ready to be measured, once (`measure`) or many times (`bootstrap`).
 
-    truth: a COCO dictionary. detections: as COCO results. category_ids, image_ids: those that count. details: what the protocol says
+    truth: a COCO dictionary. detections: as COCO results. category_ids, image_ids: those that count. details: what the
+    protocol says
     besides. groups: {image id: what it belongs to} where images are not independent (frames of a clip).
     """
 

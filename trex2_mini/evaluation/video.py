@@ -1,8 +1,9 @@
 """Video by a generic prompt (spec section 4): V from one frame or a few, used unchanged on the others.
 
-N = 1 prompts the first frame; more are spread evenly over the clip. Each prompted frame gives one V a category from all its boxes, and the mean
-is the prompt. What is measured are the frames that were not prompted, and the objects of the categories that were: nothing is tracked, each
-frame is detected alone. The set is in COCO-VID's format: images with "video_id" and "frame_index".
+N = 1 prompts the first frame; more are spread evenly over the clip. Each prompted frame gives one V a category from all
+its boxes, and the mean is the prompt. What is measured are the frames that were not prompted, and the objects of the
+categories that were: nothing is tracked, each frame is detected alone. The set is in COCO-VID's format: images with
+"video_id" and "frame_index".
 """
 
 from __future__ import annotations
@@ -45,8 +46,10 @@ def video(
 ) -> Answers:
     """Detections on the frames that were not prompted, of the first `limit` clips.
 
-    details: clips, prompts (categories asked for, summed over clips), examples, echo (AP of answering the boxes of the nearest prompted frame,
-    unchanged: what an object that does not move would give), AP_near and AP_far (the nearer and the farther half of the frames, by
+    details: clips, prompts (categories asked for, summed over clips), examples, echo (AP of answering the boxes of the
+    nearest prompted frame,
+    unchanged: what an object that does not move would give), AP_near and AP_far (the nearer and the farther half of the
+    frames, by
     their distance in time from the nearest prompted one).
 
     Raises ValueError: no clips, fewer frames than examples, nothing to find.

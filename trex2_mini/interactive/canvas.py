@@ -1,6 +1,8 @@
-"""PromptCanvas: an image in a notebook to draw prompts on and to review detections (an anywidget; its browser's half is canvas.js).
+"""PromptCanvas: an image in a notebook to draw prompts on and to review detections (an anywidget; its browser's half is
+canvas.js).
 
-The whole state is in traits that Python can read and set, so it also works without a browser. All coordinates are pixels of the original image.
+The whole state is in traits that Python can read and set, so it also works without a browser. All coordinates are
+pixels of the original image.
 """
 
 from __future__ import annotations
@@ -32,19 +34,26 @@ STATES = ("proposed", "accepted", "rejected")
 
 
 class PromptError(ValueError, traitlets.TraitError):
-    """A prompt, category or detection that cannot be drawn. A TraitError too, so that traitlets takes the whole assignment back."""
+    """A prompt, category or detection that cannot be drawn. A TraitError too, so that traitlets takes the whole
+    assignment back.
+    """
 
 
 class PromptCanvas(anywidget.AnyWidget):
     """An image to draw prompts on.
 
-    categories  [{"name": "coin", "colour": "#1f77b4"}, ...]; plain names may be given; `active` is the one that is drawn next
-    prompts     [{"id", "category", "kind": "box", "negative": bool, "xyxy": [x1, y1, x2, y2]}, ... or "kind": "point", "xy": [x, y]]; id, category
+    categories  [{"name": "coin", "colour": "#1f77b4"}, ...]; plain names may be given; `active` is the one that is
+                drawn next
+    prompts     [{"id", "category", "kind": "box", "negative": bool, "xyxy": [x1, y1, x2, y2]}, ... or "kind": "point",
+                "xy": [x, y]]; id, category
                 (the active one), kind and negative (False) may be left out
-    detections  [{"id", "box": [x1, y1, x2, y2], "label", "score": 0..1, "state": "proposed" | "accepted" | "rejected"}, ...]
+    detections  [{"id", "box": [x1, y1, x2, y2], "label", "score": 0..1, "state": "proposed" | "accepted" | "rejected"},
+                ...]
 
-    What is set is checked and brought to this form: corners ordered, boxes clipped to the image, hundredths of a pixel. Raises PromptError (a
-    ValueError) for a box without size or outside, an unknown category or key, an id that is there twice; the old value then stays.
+    What is set is checked and brought to this form: corners ordered, boxes clipped to the image, hundredths of a pixel.
+    Raises PromptError (a
+    ValueError) for a box without size or outside, an unknown category or key, an id that is there twice; the old value
+    then stays.
     """
 
     _esm = Path(__file__).with_name("canvas.js")
@@ -142,9 +151,16 @@ def check_prompts(prompts: Sequence[Mapping], height: int, width: int, names: Se
         if len(given.keys() & {"xyxy", "xy"}) != 1 or given.get("kind", kind) != kind:
             raise PromptError(f"{what}: expected a box with 'xyxy' or a point with 'xy', got {dict(given)!r}")
         if (category := given.get("category", active)) not in names:
-            raise PromptError(f"{what}: unknown category {category!r}; expected one of {list(names)}, or add it to `categories`")
-        place, negative = _place(check, given[key], height, width, f"{what}[{key!r}]"), bool(given.get("negative", False))
-        checked.append({"id": given.get("id") or _fresh("p"), "category": category, "kind": kind, "negative": negative, key: place})
+            raise PromptError(
+                f"{what}: unknown category {category!r}; expected one of {list(names)}, or add it to `categories`"
+            )
+        place, negative = (
+            _place(check, given[key], height, width, f"{what}[{key!r}]"),
+            bool(given.get("negative", False)),
+        )
+        checked.append(
+            {"id": given.get("id") or _fresh("p"), "category": category, "kind": kind, "negative": negative, key: place}
+        )
     return _unique(checked, "prompts")
 
 
@@ -156,10 +172,22 @@ def check_detections(detections: Sequence[Mapping], height: int, width: int) -> 
         _check_keys(given, {"id", "box", "label", "score", "state"}, what)
         if not {"box", "label"} <= given.keys():
             raise PromptError(f"{what}: expected a 'box' and a 'label', got {dict(given)!r}")
-        box, score, state = _place(check_boxes, given["box"], height, width, f"{what}['box']"), given.get("score", 1.0), given.get("state", STATES[0])
+        box, score, state = (
+            _place(check_boxes, given["box"], height, width, f"{what}['box']"),
+            given.get("score", 1.0),
+            given.get("state", STATES[0]),
+        )
         if not isinstance(score, (int, float)) or not (0 <= score <= 1) or state not in STATES:
             raise PromptError(f"{what}: expected a score in 0..1 and a state of {STATES}, got {score!r} and {state!r}")
-        checked.append({"id": given.get("id") or _fresh("d"), "box": box, "label": str(given["label"]), "score": round(score, 4), "state": state})
+        checked.append(
+            {
+                "id": given.get("id") or _fresh("d"),
+                "box": box,
+                "label": str(given["label"]),
+                "score": round(score, 4),
+                "state": state,
+            }
+        )
     return _unique(checked, "detections")
 
 
@@ -174,7 +202,9 @@ def as_proposals(detections: Detections) -> list[dict]:
 
 
 def undecided(proposals: Sequence[Mapping], reviewed: Sequence[Mapping]) -> list[dict]:
-    """The proposals that show nothing on which the user has decided: an accepted box speaks for its object, a rejected one for its label there."""
+    """The proposals that show nothing on which the user has decided: an accepted box speaks for its object, a rejected
+    one for its label there.
+    """
     if not proposals or not reviewed:
         return list(proposals)
     same = box_iou(_boxes(proposals), _boxes(reviewed)) >= SAME_OBJECT
@@ -184,16 +214,24 @@ def undecided(proposals: Sequence[Mapping], reviewed: Sequence[Mapping]) -> list
 
 
 def as_annotations(prompts: Sequence[Mapping], reviewed: Sequence[Mapping], names: Sequence[str]) -> Detections:
-    """What is on an image, for export: the accepted detections, and the positive boxes drawn where none of that label was accepted (a prompt is an
+    """What is on an image, for export: the accepted detections, and the positive boxes drawn where none of that label
+    was accepted (a prompt is an
     object too; its score is 1)."""
     rows = [detection for detection in reviewed if detection["state"] == "accepted"]
-    drawn = [{"box": box, "label": name, "score": 1.0} for name, own in by_category(prompts, "xyxy", False).items() for box in own]
+    drawn = [
+        {"box": box, "label": name, "score": 1.0}
+        for name, own in by_category(prompts, "xyxy", False).items()
+        for box in own
+    ]
     for row in drawn:
         same = [other for other in rows if other["label"] == row["label"]]
         if not same or box_iou(_boxes([row]), _boxes(same)).max() < SAME_OBJECT:
             rows.append(row)
     known = list(dict.fromkeys([*names, *(row["label"] for row in rows)]))
-    scores, labels = np.array([r["score"] for r in rows], np.float32), np.array([known.index(r["label"]) for r in rows], int)
+    scores, labels = (
+        np.array([r["score"] for r in rows], np.float32),
+        np.array([known.index(r["label"]) for r in rows], int),
+    )
     return Detections(_boxes(rows).numpy(), scores, labels, known)
 
 
@@ -207,7 +245,9 @@ def by_category(prompts: Sequence[Mapping], key: str, negative: bool) -> dict[st
 
 
 def data_url(array: np.ndarray) -> str:
-    """uint8 [H, W, 3] for a browser: small pictures as PNG, exactly; large ones smaller and as JPEG, since they cross a network."""
+    """uint8 [H, W, 3] for a browser: small pictures as PNG, exactly; large ones smaller and as JPEG, since they cross a
+    network.
+    """
     picture, buffer, large = Image.fromarray(array), io.BytesIO(), math.prod(array.shape[:2]) > 1_000_000
     picture.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
     picture.save(buffer, "JPEG" if large else "PNG", **({"quality": 90} if large else {}))
@@ -238,7 +278,9 @@ def _place(check: Any, numbers: Any, height: int, width: int, what: str) -> list
 def _unique(items: list[dict], what: str) -> list[dict]:
     ids = [item["id"] for item in items]
     if len(set(ids)) < len(ids):
-        raise PromptError(f"{what}: expected each id once, got {sorted({i for i in ids if ids.count(i) > 1})} more than once")
+        raise PromptError(
+            f"{what}: expected each id once, got {sorted({i for i in ids if ids.count(i) > 1})} more than once"
+        )
     return items
 
 

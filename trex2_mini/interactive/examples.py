@@ -1,4 +1,6 @@
-"""Generic visual prompts by hand: examples are collected over several images, looked at, dropped, and embedded into a PromptBank (spec section 4)."""
+"""Generic visual prompts by hand: examples are collected over several images, looked at, dropped, and embedded into a
+PromptBank (spec section 4).
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,8 @@ from trex2_mini.prompt_bank import PromptBank
 
 
 class BankBuilder:
-    """A prompt bank in the making: `examples` [{"name", "image", "box": [x1, y1, x2, y2]}, ...] in pixels of their image, and `loaded`, the names of
+    """A prompt bank in the making: `examples` [{"name", "image", "box": [x1, y1, x2, y2]}, ...] in pixels of their
+    image, and `loaded`, the names of
     saved banks with their vectors. `encode` gives an image's EncodedImage by its name.
     """
 
@@ -29,14 +32,20 @@ class BankBuilder:
         return len(new)
 
     def drop(self, which: int | str) -> None:
-        """Drop an example by its place in `examples`, or what was loaded under a name. Raises ValueError where there is none."""
+        """Drop an example by its place in `examples`, or what was loaded under a name. Raises ValueError where there is
+        none.
+        """
         if (which not in range(len(self.examples))) if isinstance(which, int) else (which not in self.loaded):
-            raise ValueError(f"no example {which!r} to drop; expected 0..{len(self.examples) - 1} or a loaded name of {list(self.loaded)}")
+            raise ValueError(
+                f"no example {which!r} to drop; expected 0..{len(self.examples) - 1} or a loaded name of {list(self.loaded)}"
+            )
         (self.examples if isinstance(which, int) else self.loaded).pop(which)
         self._bank = None
 
     def bank(self) -> PromptBank | None:
-        """One vector a name: the examples embedded, averaged with what was loaded under that name. None where there is nothing."""
+        """One vector a name: the examples embedded, averaged with what was loaded under that name. None where there is
+        nothing.
+        """
         if self._bank is None and (self.examples or self.loaded):
             by_name: dict[str, dict[str, list]] = {}
             for example in self.examples:
@@ -49,14 +58,18 @@ class BankBuilder:
         return self._bank
 
     def save(self, path: str | Path, official: bool = False) -> PromptBank:
-        """Write the bank as safetensors; official: as the official API's file, one name and 256 numbers. Raises ValueError where that cannot be."""
+        """Write the bank as safetensors; official: as the official API's file, one name and 256 numbers. Raises
+        ValueError where that cannot be.
+        """
         if (bank := self.bank()) is None:
             raise ValueError("the bank is empty: collect examples first")
         (bank.save_official if official else bank.save)(Path(path).expanduser())
         return bank
 
     def load(self, path: str | Path) -> PromptBank:
-        """Add a saved bank, of either form; its names replace those loaded before. Raises ValueError: no bank, or of a model of another width."""
+        """Add a saved bank, of either form; its names replace those loaded before. Raises ValueError: no bank, or of a
+        model of another width.
+        """
         bank, dim = PromptBank.load(Path(path).expanduser()), self.detector.config.model.dim
         if bank.embeddings.shape != (len(bank.names), dim):
             raise ValueError(

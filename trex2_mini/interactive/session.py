@@ -1,4 +1,5 @@
-"""What is kept of prompting by hand: the pictures, what was drawn and decided on each, the bank in the making; and the autosave file of it all.
+"""What is kept of prompting by hand: the pictures, what was drawn and decided on each, the bank in the making; and the
+autosave file of it all.
 
 No widget is in here. PromptStudio (studio.py) shows a Session and fills it.
 """
@@ -37,7 +38,8 @@ class Session:
     """Pictures, and what was done on them.
 
     sources   {name: path or picture}, what can be opened; a name is a file name
-    work      {name: {"source": path or None, "size": [height, width], "prompts": [...], "reviewed": [...]}}, in the canvas' form
+    work      {name: {"source": path or None, "size": [height, width], "prompts": [...], "reviewed": [...]}}, in the
+              canvas' form
     bank      a BankBuilder
     history   [{"image", "what": "encode", "ms"}, ...] and what the studio adds
     autosave  a JSON file, or None
@@ -71,7 +73,9 @@ class Session:
         return name
 
     def add_upload(self, name: str, content: bytes) -> str:
-        """Take in an uploaded file; with autosave it is kept in a folder beside that file, since the browser's copy is gone at a restart."""
+        """Take in an uploaded file; with autosave it is kept in a folder beside that file, since the browser's copy is
+        gone at a restart.
+        """
         name = self.add(_decoded(name, content), Path(name).name)
         if self.autosave is not None:
             path = self.autosave.with_name(f"{self.autosave.stem}_uploads") / name
@@ -110,7 +114,9 @@ class Session:
     # ---- results
 
     def annotations(self, names: Sequence[str]) -> dict[str, tuple[int, int, Detections]]:
-        """{picture: (height, width, what is on it)} of the pictures that were worked on, see `canvas.as_annotations`; names: the first labels."""
+        """{picture: (height, width, what is on it)} of the pictures that were worked on, see `canvas.as_annotations`;
+        names: the first labels.
+        """
         return {
             name: (*own["size"], as_annotations(own["prompts"], own["reviewed"], names))
             for name, own in self.work.items()
@@ -118,7 +124,9 @@ class Session:
         }
 
     def export(self, folder: str | Path, format: str, names: Sequence[str]) -> Path:
-        """Write `annotations` with their pictures as a data set, see `annotations.export`. Raises ValueError where nothing was done."""
+        """Write `annotations` with their pictures as a data set, see `annotations.export`. Raises ValueError where
+        nothing was done.
+        """
         if not (found := self.annotations(names)):
             raise ValueError("nothing to export: accept detections, or draw boxes, first")
         with tempfile.TemporaryDirectory() as pictures:
@@ -140,7 +148,8 @@ class Session:
             write_text(self.autosave, json.dumps(saved | dict(more)))
 
     def restore(self, take_up: Callable[[dict[str, Any]], None]) -> bool:
-        """Take up the autosave file and the pictures it names that are still there; `take_up` gets what `save` was given. False without a file.
+        """Take up the autosave file and the pictures it names that are still there; `take_up` gets what `save` was
+        given. False without a file.
 
         A file that cannot be used, be it by `take_up`, is moved aside, never overwritten, and ValueError says where to.
         """
@@ -178,13 +187,17 @@ def pictures_of(images: Any) -> list[tuple[str | None, Any]]:
     if images is None:
         scenes = data_root() / "emoji-val" / "images"
         if not scenes.is_dir():
-            raise ValueError(f"no images given, and no embedded scenes in {scenes}: run `python -m trex2_mini data`, or give images")
+            raise ValueError(
+                f"no images given, and no embedded scenes in {scenes}: run `python -m trex2_mini data`, or give images"
+            )
         return [(None, path) for path in annotations.pictures_in(scenes)[:SCENES]]
     if isinstance(images, Mapping):
         return list(images.items())
     if isinstance(images, (str, Path)) and Path(images).expanduser().is_dir():
         return [(None, path) for path in annotations.pictures_in(Path(images).expanduser())]
-    return [(None, image) for image in ([images] if isinstance(images, (str, Path, Image.Image, np.ndarray)) else images)]
+    return [
+        (None, image) for image in ([images] if isinstance(images, (str, Path, Image.Image, np.ndarray)) else images)
+    ]
 
 
 def _decoded(name: str, content: bytes) -> np.ndarray:

@@ -1,7 +1,10 @@
-"""PromptStudio: a PromptCanvas with a Detector round it, in a notebook: prompt, look, refine; collect a bank; review; export.
+"""PromptStudio: a PromptCanvas with a Detector round it, in a notebook: prompt, look, refine; collect a bank; review;
+export.
 
-The paper's interactive workflow (section 3.4), with what the official demo lacks (spec section 9): boxes and points mix, points may be negative,
-and nothing drawn is lost: every change goes to the autosave file. Each control calls a public method, so everything also works without a browser.
+The paper's interactive workflow (section 3.4), with what the official demo lacks (spec section 9): boxes and points
+mix, points may be negative,
+and nothing drawn is lost: every change goes to the autosave file. Each control calls a public method, so everything
+also works without a browser.
 """
 
 from __future__ import annotations
@@ -34,14 +37,17 @@ FLOOR = 0.05  # proposals below this score are not kept; above it the threshold 
 class PromptStudio(ipywidgets.VBox):
     """Prompt, look, refine; collect examples; accept, reject, correct; export.
 
-    images      a path, a folder, a list of paths, or {file name: anything `load_image` takes}; None: scenes of the embedded emoji-val
+    images      a path, a folder, a list of paths, or {file name: anything `load_image` takes}; None: scenes of the
+                embedded emoji-val
     categories  to draw; names in the words and in the bank join them
-    autosave    a JSON file, written at each change and read at the start; None keeps nothing. A damaged one is moved aside, never overwritten
+    autosave    a JSON file, written at each change and read at the start; None keeps nothing. A damaged one is moved
+                aside, never overwritten
 
     canvas      the PromptCanvas; setting its `prompts` asks the detector anew, setting its `detections` reviews them
     chooser, workflow, text, negative_text, threshold, beta   ipywidgets, each with a `.value`
     session     what is kept: pictures, work, bank
-    history         [{"image", "what": "encode" | "answer" | "threshold", "ms", ...}, ...]: the rounds, and the model's time
+    history         [{"image", "what": "encode" | "answer" | "threshold", "ms", ...}, ...]: the rounds, and the model's
+                    time
     Raises ValueError where there is no image, FileNotFoundError where a path leads nowhere.
     """
 
@@ -91,7 +97,9 @@ class PromptStudio(ipywidgets.VBox):
         self.answer()
 
     def add_image(self, source: Any, name: str | None = None) -> str:
-        """Put a path, PIL picture or array into the chooser and open it; returns its name there. Raises ValueError, FileNotFoundError."""
+        """Put a path, PIL picture or array into the chooser and open it; returns its name there. Raises ValueError,
+        FileNotFoundError.
+        """
         name = self.session.add(source, name)
         self.choose(name)
         return name
@@ -133,14 +141,17 @@ class PromptStudio(ipywidgets.VBox):
         if workflow in ("generic", "mixed") and (bank := self.session.bank.bank()):
             asked["prompts"] = bank
         if workflow in ("interactive", "mixed"):
-            asked |= {key: own for key, own in (("boxes", self.canvas.boxes()), ("points", self.canvas.points())) if own}
+            asked |= {
+                key: own for key, own in (("boxes", self.canvas.boxes()), ("points", self.canvas.points())) if own
+            }
         if not asked:
             return {}
         bank_names = asked["prompts"].names if "prompts" in asked else ()
         names = {*asked.get("text", ()), *bank_names, *asked.get("boxes", ()), *asked.get("points", ())}
         for key, own in (("boxes", self.canvas.boxes(negative=True)), ("points", self.canvas.points(negative=True))):
             against: dict[str, list] = {}
-            for category, places in own.items():  # a negative of a category that is not asked for speaks against all that are
+            # a negative of a category that is not asked for speaks against all that are
+            for category, places in own.items():
                 for name in [category] if category in names else names:
                     against.setdefault(name, []).extend(places)
             if against:
@@ -181,7 +192,12 @@ class PromptStudio(ipywidgets.VBox):
     def _note(self, what: str, seconds: float) -> None:
         """One more entry of the log, and the last ones under the canvas."""
         negatives = sum(prompt["negative"] for prompt in self.canvas.prompts)
-        entry = {"image": self.current, "what": what, "ms": 1000 * seconds, "prompts": len(self.canvas.prompts) - negatives}
+        entry = {
+            "image": self.current,
+            "what": what,
+            "ms": 1000 * seconds,
+            "prompts": len(self.canvas.prompts) - negatives,
+        }
         self.history.append(entry | {"negatives": negatives, "shown": len(self.canvas.detections)})
         own = [entry for entry in self.history if entry["image"] == self.current]
         rounds = [entry for entry in own if entry["what"] == "answer"]
@@ -196,10 +212,16 @@ class PromptStudio(ipywidgets.VBox):
     # ---- the prompt bank
 
     def collect(self) -> int:
-        """Take the positive boxes of this image into the bank's examples; returns how many were new. Raises ValueError where there is none."""
-        drawn = [{"name": n, "image": self.current, "box": box} for n, own in self.canvas.boxes().items() for box in own]
+        """Take the positive boxes of this image into the bank's examples; returns how many were new. Raises ValueError
+        where there is none.
+        """
+        drawn = [
+            {"name": n, "image": self.current, "box": box} for n, own in self.canvas.boxes().items() for box in own
+        ]
         if not drawn:
-            raise ValueError("no positive box on this image: draw boxes around examples first (points are not collected)")
+            raise ValueError(
+                "no positive box on this image: draw boxes around examples first (points are not collected)"
+            )
         new = self.session.bank.add(drawn)
         self._bank_changed(f"{new} new examples")
         return new
@@ -220,11 +242,15 @@ class PromptStudio(ipywidgets.VBox):
         self._bank_changed(f"loaded {', '.join(bank.names)}")
 
     def detect_folder(self, folder: str | Path, out: str | Path | None = None) -> dict[str, int]:
-        """The workflow's words and bank on a whole folder, see `annotations.detect_folder`; out: a COCO JSON file, else one in the folder."""
+        """The workflow's words and bank on a whole folder, see `annotations.detect_folder`; out: a COCO JSON file, else
+        one in the folder.
+        """
         asked = {key: own for key, own in self._asked().items() if key in ("text", "prompts")}
         folder = Path(folder).expanduser()
         out, threshold = out or folder / "detections.json", self.threshold.value
-        result = annotations.detect_folder(self.detector, folder, out, score_threshold=threshold, progress=False, **asked)
+        result = annotations.detect_folder(
+            self.detector, folder, out, score_threshold=threshold, progress=False, **asked
+        )
         self.say(f"{folder.name}: {result}")
         return result
 
@@ -239,7 +265,12 @@ class PromptStudio(ipywidgets.VBox):
         entries = [(f"{e['name']}, {e['image']}", e, i) for i, e in enumerate(bank.examples)]
         entries += [(f"{name}, loaded", None, name) for name in bank.loaded]
         self.gallery.children = [
-            ipywidgets.VBox([self._thumbnail(text, example), self._button("drop", "drop", f"Drop {text}", partial(self.drop, which))])
+            ipywidgets.VBox(
+                [
+                    self._thumbnail(text, example),
+                    self._button("drop", "drop", f"Drop {text}", partial(self.drop, which)),
+                ]
+            )
             for text, example, which in entries
         ]
 
@@ -267,7 +298,14 @@ class PromptStudio(ipywidgets.VBox):
 
     def _save(self) -> None:
         settings = {key: getattr(self, key).value for key in SETTINGS}
-        self.session.save({"categories": self.canvas.categories, "active": self.canvas.active, "current": self.current, "settings": settings})
+        self.session.save(
+            {
+                "categories": self.canvas.categories,
+                "active": self.canvas.active,
+                "current": self.current,
+                "settings": settings,
+            }
+        )
 
     def _take_up(self, saved: dict[str, Any]) -> None:
         """What `_save` gave to the session."""
@@ -292,8 +330,15 @@ class PromptStudio(ipywidgets.VBox):
         self.text = ipywidgets.Text(description="Words", placeholder="cat, dog", layout=wide, **one_line)
         self.negative_text = ipywidgets.Text(description="Not meant", placeholder="words", layout=wide, **one_line)
         self.threshold = ipywidgets.FloatSlider(0.3, min=FLOOR, max=1, step=0.01, description="Threshold")
-        self.beta = ipywidgets.FloatSlider(0.3, min=0, max=2, step=0.05, description="Beta", tooltip="how much a negative prompt takes", **one_line)
-        self.counts, self.timing, self.message, self.gallery = (ipywidgets.HTML(), ipywidgets.HTML(), ipywidgets.HTML(), ipywidgets.HBox())
+        self.beta = ipywidgets.FloatSlider(
+            0.3, min=0, max=2, step=0.05, description="Beta", tooltip="how much a negative prompt takes", **one_line
+        )
+        self.counts, self.timing, self.message, self.gallery = (
+            ipywidgets.HTML(),
+            ipywidgets.HTML(),
+            ipywidgets.HTML(),
+            ipywidgets.HBox(),
+        )
         self.gallery.layout.flex_flow = "row wrap"
         self.upload = ipywidgets.FileUpload(accept="image/*", multiple=True, description="Upload")
         path, bank_path, export_path = (
@@ -304,7 +349,9 @@ class PromptStudio(ipywidgets.VBox):
                 ("Folder", "", "for the data set, or with pictures to search"),
             )
         )
-        official = ipywidgets.Checkbox(description="official file (one name, 256 numbers)", indent=False, layout={"width": "auto"})
+        official = ipywidgets.Checkbox(
+            description="official file (one name, 256 numbers)", indent=False, layout={"width": "auto"}
+        )
         form = ipywidgets.Dropdown(options=annotations.FORMATS, layout={"width": "6em"})
         actions = {
             "add": ("Add", "Add the picture or the folder", lambda: self._add_path(path.value)),
@@ -312,13 +359,40 @@ class PromptStudio(ipywidgets.VBox):
             "collect": ("Collect examples", "Take the positive boxes of this image into the bank", self.collect),
             "save-bank": ("Save bank", "Write the bank", lambda: self.save_bank(bank_path.value, official.value)),
             "load-bank": ("Load bank", "Add a saved bank", lambda: self.load_bank(bank_path.value)),
-            "export": ("Export", "Write a data set into the folder", lambda: self.export(export_path.value, form.value)),
-            "detect-folder": ("Detect in folder", "Words and bank on every picture", lambda: self.detect_folder(export_path.value)),
+            "export": (
+                "Export",
+                "Write a data set into the folder",
+                lambda: self.export(export_path.value, form.value),
+            ),
+            "detect-folder": (
+                "Detect in folder",
+                "Words and bank on every picture",
+                lambda: self.detect_folder(export_path.value),
+            ),
         }
         button = {name: self._button(name, *given) for name, given in actions.items()}
-        named = {"image": self.chooser, "path": path, "upload": self.upload, "workflow": self.workflow, "text": self.text, "counts": self.counts}
-        named |= {"negative-text": self.negative_text, "threshold": self.threshold, "beta": self.beta, "timing": self.timing, "message": self.message}
-        named |= {"gallery": self.gallery, "bank-path": bank_path, "official": official, "export-path": export_path, "format": form}
+        named = {
+            "image": self.chooser,
+            "path": path,
+            "upload": self.upload,
+            "workflow": self.workflow,
+            "text": self.text,
+            "counts": self.counts,
+        }
+        named |= {
+            "negative-text": self.negative_text,
+            "threshold": self.threshold,
+            "beta": self.beta,
+            "timing": self.timing,
+            "message": self.message,
+        }
+        named |= {
+            "gallery": self.gallery,
+            "bank-path": bank_path,
+            "official": official,
+            "export-path": export_path,
+            "format": form,
+        }
         for name, control in named.items():
             control.add_class(f"trex-studio-{name}")
         for control in (self.workflow, self.text, self.negative_text, self.beta):
@@ -358,7 +432,9 @@ class PromptStudio(ipywidgets.VBox):
         return button
 
     def _when_user(self, act: Callable[[], Any]) -> Callable[[Any], None]:
-        """An observer that leaves out what the studio itself sets. A mistake is shown under the canvas, and raised for whoever set the trait."""
+        """An observer that leaves out what the studio itself sets. A mistake is shown under the canvas, and raised for
+        whoever set the trait.
+        """
 
         def changed(_: Any) -> None:
             if not self._quiet:

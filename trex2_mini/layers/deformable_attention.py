@@ -1,8 +1,9 @@
 """Multi-scale deformable attention (Deformable DETR, arXiv 2010.04159, eq. 3), in pure PyTorch.
 
-Every query looks at `heads x levels x points` positions near its reference and adds up the values found there, bilinearly
-interpolated, with learned weights. Two forms compute the same sum: `levelwise_grid_sample`, the one to read, used on GPUs, and
-`weighted_gather` (gather_sum.py), about three times as fast on a CPU; `deformable_sum` chooses. `compile_attention` fuses either.
+Every query looks at `heads x levels x points` positions near its reference and adds up the values found there,
+bilinearly interpolated, with learned weights. Two forms compute the same sum: `levelwise_grid_sample`, the one to read,
+used on GPUs, and `weighted_gather` (gather_sum.py), about three times as fast on a CPU; `deformable_sum` chooses.
+`compile_attention` fuses either.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ Model = TypeVar("Model", bound=nn.Module)
 
 
 def levelwise_grid_sample(value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor) -> Tensor:
-    """value [B, N, H, d], shapes [(h, w)] with sum h*w = N, locations [B, Q, H, L, P, 2] (x, y) in 0..1, weights [B, Q, H, L, P] -> [B, Q, H*d].
+    """value [B, N, H, d], shapes [(h, w)] with sum h*w = N, locations [B, Q, H, L, P, 2] (x, y) in 0..1, weights [B, Q,
+    H, L, P] -> [B, Q, H*d].
 
     Outside the map the value is zero. Sums level by level, so that no [.., L*P] product is stored.
     """
@@ -58,7 +60,8 @@ def has_compiler() -> bool:
 
 @functools.cache
 def compiled_sum() -> Callable[..., Tensor]:
-    """The sum under torch.compile, which fuses the index arithmetic: for inference. It is compiled (20 s) for as many queries as
+    """The sum under torch.compile, which fuses the index arithmetic: for inference. It is compiled (20 s) for as many
+    queries as
     tokens, and again for any number of queries; both serve every image size.
 
     On a CPU this needs a C++ compiler at run time; ValueError where there is none.
@@ -78,7 +81,9 @@ def compiled_sum() -> Callable[..., Tensor]:
 
 
 def compile_attention(model: Model) -> Model:
-    """The same model; without gradients, every deformable attention in it computes `compiled_sum`. See there for what that needs."""
+    """The same model; without gradients, every deformable attention in it computes `compiled_sum`. See there for what
+    that needs.
+    """
     for module in model.modules():
         if isinstance(module, DeformableAttention):
             module.compiled = compiled_sum()
@@ -116,7 +121,9 @@ class DeformableAttention(nn.Module):
             nn.init.zeros_(projection.bias)
 
     def values(self, source: Tensor, padding: Tensor | None) -> Tensor:
-        """What the queries gather: source [B, N, D] projected, zero where padding [B, N] is True, by heads [B, N, H, D / H]."""
+        """What the queries gather: source [B, N, D] projected, zero where padding [B, N] is True, by heads [B, N, H, D
+        / H].
+        """
         value = self.value_proj(source)
         if padding is not None:
             value = value.masked_fill(padding[..., None], 0.0)
@@ -138,7 +145,8 @@ class DeformableAttention(nn.Module):
         source    [B, N, D] the levels' tokens, one after the other
         shapes    [(h, w)] of the levels
         padding   [B, N] True where a token is padding: its value is zero
-        is_point  [B, Q] True where a 4-number reference is a point: its offsets are in cells of each level, as for [B, Q, 2]
+        is_point  [B, Q] True where a 4-number reference is a point: its offsets are in cells of each level, as for [B,
+                  Q, 2]
         value     what `values(source, padding)` gave, where it is known already
         """
         batch, queries, _ = query.shape

@@ -1,7 +1,8 @@
 """Weighted sums of table rows with a fast backward on the CPU, and multi-scale deformable attention built on them.
 
-`embedding_bag` is a fast forward, but its own backward sorts all indices (table) and takes one dot product after the other (factors).
-The sum is a sparse matrix [R, rows] times the table, so here the gradients are a product with its transpose, and a sampled dense product.
+`embedding_bag` is a fast forward, but its own backward sorts all indices (table) and takes one dot product after the
+other (factors). The sum is a sparse matrix [R, rows] times the table, so here the gradients are a product with its
+transpose, and a sampled dense product.
 """
 
 from __future__ import annotations
@@ -57,7 +58,9 @@ class _GatherSum(torch.autograd.Function):
 
 
 def gather_sum(table: Tensor, indices: Tensor, factors: Tensor) -> Tensor:
-    """table [rows, d], indices [R, n] int32 or int64, factors [R, n] of the table's type -> [R, d], the sum over n of factors * table[indices]."""
+    """table [rows, d], indices [R, n] int32 or int64, factors [R, n] of the table's type -> [R, d], the sum over n of
+    factors * table[indices].
+    """
     if table.device.type == "cpu" and table.dtype in (torch.float32, torch.float64):
         return _GatherSum.apply(table, indices, factors)
     return F.embedding_bag(indices, table, per_sample_weights=factors, mode="sum")
@@ -96,9 +99,11 @@ def pad_levels(value: Tensor, shapes: Shapes) -> Tensor:
 
 
 class _BilinearCorners(torch.autograd.Function):
-    """locations [R, n, 2] and weights [R, n] -> the top left cells [R, n, 2] int32 (x, y) and the factors [R, n, 4], once differentiable.
+    """locations [R, n, 2] and weights [R, n] -> the top left cells [R, n, 2] int32 (x, y) and the factors [R, n, 4],
+    once differentiable.
 
-    size [n, 2] is the (w, h) of the map that each point looks at; cells are those of the padded map, 0..w + 1. The four factors are
+    size [n, 2] is the (w, h) of the map that each point looks at; cells are those of the padded map, 0..w + 1. The four
+    factors are
     weight * bilinear share of the cell, its right neighbour, the cell below, and that one's right neighbour.
     """
 
@@ -143,9 +148,11 @@ class _BilinearCorners(torch.autograd.Function):
 
 
 def weighted_gather(value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor) -> Tensor:
-    """value [B, N, H, d], shapes [(h, w)] with sum h*w = N, locations [B, Q, H, L, P, 2] (x, y) in 0..1, weights [B, Q, H, L, P] -> [B, Q, H*d].
+    """value [B, N, H, d], shapes [(h, w)] with sum h*w = N, locations [B, Q, H, L, P, 2] (x, y) in 0..1, weights [B, Q,
+    H, L, P] -> [B, Q, H*d].
 
-    Multi-scale deformable attention's sum; outside the map the value is zero: positions are clamped to a border of zero cells.
+    Multi-scale deformable attention's sum; outside the map the value is zero: positions are clamped to a border of zero
+    cells.
     """
     return gather_padded(pad_levels(value, shapes), shapes, locations, weights)
 

@@ -1,8 +1,8 @@
 """Region-level contrastive alignment (eq. 9): visual prompts gather round the text embedding of their category.
 
-Ours, where the paper is silent: similarities are scaled by 1/sqrt(D) like the labels of eq. 8 (LayerNorm makes v and t of length sqrt(D)), and a
-batch's repeated categories share one text embedding, so that a category is never its own negative. The t_j are those of the batch's
-categories and of the iteration's sampled negative names.
+Ours, where the paper is silent: similarities are scaled by 1/sqrt(D) like the labels of eq. 8 (LayerNorm makes v and t
+of length sqrt(D)), and a batch's repeated categories share one text embedding, so that a category is never its own
+negative. The t_j are those of the batch's categories and of the iteration's sampled negative names.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
-"""The detection loss: sigmoid focal on the dot-product labels, L1 and GIoU on the boxes; on every decoder layer, on the encoder's
-selection, and on the denoising queries (paper, section 3; weights 1, 5, 2). Sums are divided by the number of objects in the batch.
+"""The detection loss: sigmoid focal on the dot-product labels, L1 and GIoU on the boxes; on every decoder layer, on the
+encoder's selection, and on the denoising queries (paper, section 3; weights 1, 5, 2). Sums are divided by the number of
+objects in the batch.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ def detection_losses(
     prompt_mask: Tensor | None = None,
     denoising: DenoisingQueries | None = None,
 ) -> dict[str, Tensor]:
-    """The weighted losses by name: class, l1, giou (last layer), the same with `_aux` (sum of the others) and `_dn` (denoising).
+    """The weighted losses by name: class, l1, giou (last layer), the same with `_aux` (sum of the others) and `_dn`
+    (denoising).
 
     prompt_mask [B, C]: False for prompts that say nothing about an image; their logits carry no loss.
     """

@@ -1,9 +1,10 @@
-"""Recognition at every token: a help in training that the paper does not have (`loss_token`, 0 in the `swin_*` presets).
+"""Recognition at every token: a help in training that the paper does not have (`loss_token`, 0 in the `swin_*`
+presets).
 
-Of the encoder's tokens only the few that become queries learn what they show, and one query learns from each object. Here every token whose
-centre lies in an object's box is asked which of the prompts it shows. That is the idea of Co-DETR (arXiv 2211.12860): more teachers for the
-encoder, no cost in use. A small model that trains for hours rather than days needs it: its backbone knew its objects much
-better than its encoder did.
+Of the encoder's tokens only the few that become queries learn what they show, and one query learns from each object.
+Here every token whose centre lies in an object's box is asked which of the prompts it shows. That is the idea of
+Co-DETR (arXiv 2211.12860): more teachers for the encoder, no cost in use. A small model that trains for hours rather
+than days needs it: its backbone knew its objects much better than its encoder did.
 """
 
 from __future__ import annotations

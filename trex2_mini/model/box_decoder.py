@@ -1,7 +1,9 @@
-"""Box decoder: prompts select anchors among the encoder's tokens, decoder layers refine them, labels are dot products (eq. 6 to 8).
+"""Box decoder: prompts select anchors among the encoder's tokens, decoder layers refine them, labels are dot products
+(eq. 6 to 8).
 
 DINO's decoder with Grounding DINO's query selection, as the paper says. Choices where it is silent:
-- Labels are V . Q^T / sqrt(D) + b with one learned b (started at -4): the scale keeps the focal loss in range, b is its prior.
+- Labels are V . Q^T / sqrt(D) + b with one learned b (started at -4): the scale keeps the focal loss in range, b is its
+prior.
 - Content queries are learned and do not depend on the image, anchors do (DINO's "mixed query selection").
 - "Look forward twice" (DINO): a layer's box gets gradients through the anchor that the layer before it left.
 """
@@ -26,9 +28,11 @@ ABSENT = -1e4  # the logit of a query that stands for nothing: no score, no grad
 
 @dataclass
 class DecoderOutput:
-    """logits [B, Q, C] (before the sigmoid; absent prompts are -inf) and boxes [B, Q, 4] (cxcywh in 0..1 of each image).
+    """logits [B, Q, C] (before the sigmoid; absent prompts are -inf) and boxes [B, Q, 4] (cxcywh in 0..1 of each
+    image).
 
-    With `auxiliary`, also one such output for each earlier layer and, last, for the encoder's selection, and `tokens` [B, N, C], the logits of
+    With `auxiliary`, also one such output for each earlier layer and, last, for the encoder's selection, and `tokens`
+    [B, N, C], the logits of
     all the encoder's tokens; with denoising queries, `denoising` holds their outputs, one a layer.
     """
 
@@ -40,7 +44,9 @@ class DecoderOutput:
 
 
 class DecoderLayer(nn.Module):
-    """Self-attention among the queries, deformable cross-attention to the image, feed-forward; post-norm (Deformable DETR)."""
+    """Self-attention among the queries, deformable cross-attention to the image, feed-forward; post-norm (Deformable
+    DETR).
+    """
 
     def __init__(self, dim: int, heads: int, levels: int, points: int, ffn_dim: int):
         super().__init__()
@@ -108,7 +114,9 @@ class BoxDecoder(nn.Module):
         denoising: DenoisingQueries | None = None,
         auxiliary: bool = False,
     ) -> DecoderOutput:
-        """prompts [B, C, D] (V, T or a mixture); prompt_mask [B, C] False where a prompt is padding or must not count on that image."""
+        """prompts [B, C, D] (V, T or a mixture); prompt_mask [B, C] False where a prompt is padding or must not count
+        on that image.
+        """
         selected, surplus, tokens = self._select(features, prompts, prompt_mask)
         queries = self.content.weight[: selected.boxes.shape[1]].expand(len(prompts), -1, -1)
         anchors = selected.boxes.detach()
@@ -159,7 +167,8 @@ class BoxDecoder(nn.Module):
     ) -> tuple[DecoderOutput, Tensor | None, Tensor]:
         """The tokens most similar to any prompt, as (logits, boxes); their boxes are the decoder's first anchors.
 
-        Also surplus [B, Q]: True where an image of the batch has fewer tokens than queries (None where none has); and the logits [B, N, C] of all.
+        Also surplus [B, Q]: True where an image of the batch has fewer tokens than queries (None where none has); and
+        the logits [B, N, C] of all.
         """
         tokens = features.once(self.token_norm, lambda: self._normed(features))
         logits = self.logits(tokens, prompts, prompt_mask)  # (B, N, C)

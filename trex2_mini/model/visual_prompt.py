@@ -1,9 +1,11 @@
 """Visual prompt encoder: boxes and points on an image become one vector V per category (paper eq. 1 to 5).
 
-All categories of all images are encoded at once, padded to the largest number of prompts K. Choices where the paper is silent:
-- A category may mix boxes and points: each prompt goes through its own type's weights (eq. 1, 2, 3), the class token through the box
-  weights if the category has a box, else through the point weights.
-- Post-norm residual blocks, in the order the authors gave (spec section 9): deformable cross-attention, self-attention, feed-forward.
+All categories of all images are encoded at once, padded to the largest number of prompts K. Choices where the paper is
+silent:
+- A category may mix boxes and points: each prompt goes through its own type's weights (eq. 1, 2, 3), the class token
+  through the box weights if the category has a box, else through the point weights.
+- Post-norm residual blocks, in the order the authors gave (spec section 9): deformable cross-attention, self-attention,
+feed-forward.
 """
 
 from __future__ import annotations
@@ -53,7 +55,9 @@ class RegionPrompts:
 
 
 class PromptBlock(nn.Module):
-    """One of the three blocks: eq. 4 (deformable cross-attention at the prompts), then eq. 5 (self-attention, feed-forward)."""
+    """One of the three blocks: eq. 4 (deformable cross-attention at the prompts), then eq. 5 (self-attention,
+    feed-forward).
+    """
 
     def __init__(self, dim: int, heads: int, levels: int, points: int, ffn_dim: int):
         super().__init__()
@@ -64,14 +68,11 @@ class PromptBlock(nn.Module):
         self.ffn = FeedForward(dim, ffn_dim)
 
     def forward(
-        self,
-        queries: Tensor,
-        reference: Tensor,
-        is_point: Tensor,
-        absent: Tensor,
-        features: ImageFeatures,
+        self, queries: Tensor, reference: Tensor, is_point: Tensor, absent: Tensor, features: ImageFeatures
     ) -> Tensor:
-        """queries [B, C, K+1, D], reference [B, C, K+1, 4] in 0..1 of the padded map, is_point and absent [B, C, K+1] -> [B, C, K+1, D]."""
+        """queries [B, C, K+1, D], reference [B, C, K+1, 4] in 0..1 of the padded map, is_point and absent [B, C, K+1]
+        -> [B, C, K+1, D].
+        """
         batch, categories, count, dim = queries.shape
         flat = queries.flatten(1, 2)  # (B, C*(K+1), D)
         seen = self.cross_attention(
@@ -100,7 +101,9 @@ class VisualPromptEncoder(nn.Module):
         self.blocks = nn.ModuleList(PromptBlock(dim, heads, levels, points, ffn_dim) for _ in range(blocks))
 
     def forward(self, features: ImageFeatures, prompts: RegionPrompts) -> Tensor:
-        """-> [B, C, D]. A category without any prompt (padding) gives a vector of its class token alone; callers mask it."""
+        """-> [B, C, D]. A category without any prompt (padding) gives a vector of its class token alone; callers mask
+        it.
+        """
         batch, categories, _, _ = prompts.coords.shape
         whole = prompts.coords.new_tensor([0.5, 0.5, 1.0, 1.0]).expand(batch, categories, 1, 4)
         coords = torch.cat([prompts.coords, whole], 2)  # the class token comes last

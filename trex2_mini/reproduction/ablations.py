@@ -1,10 +1,11 @@
-"""Ablations: the paper's table 4 and the recipe of `nano`, one change at a time, with equal budgets, in a world small enough for two CPU cores.
+"""Ablations: the paper's table 4 and the recipe of `nano`, one change at a time, with equal budgets, in a world small
+enough for two CPU cores.
 
-The world: 24 emoji categories to train on and 12 that are never trained, in fresh scenes of 128 x 128 px; the model: `nano` with two encoder
-layers, decoder layers and prompt blocks instead of three, in batches of four. Every variant trains for the same
-number of steps on the same scenes from the same random weights, so a difference between two variants of one seed comes from the change.
-A step of both kinds of prompts decodes twice and costs more than a step of one kind: budgets are equal in steps and pictures, and the seconds
-stand beside.
+The world: 24 emoji categories to train on and 12 that are never trained, in fresh scenes of 128 x 128 px; the model:
+`nano` with two encoder layers, decoder layers and prompt blocks instead of three, in batches of four. Every variant
+trains for the same number of steps on the same scenes from the same random weights, so a difference between two
+variants of one seed comes from the change. A step of both kinds of prompts decodes twice and costs more than a step of
+one kind: budgets are equal in steps and pictures, and the seconds stand beside.
 
     python -m trex2_mini ablate --out data/ablations --steps 1000 --seeds 0 1
 """
@@ -80,7 +81,9 @@ def small_world() -> list[EmojiCategory]:
 
 
 def small_set(folder: Path, seed: int, scenes: int, categories: int) -> CocoDataset:
-    """Scenes of the small world on disk, every category in as many of them, give or take one; made unless they are there."""
+    """Scenes of the small world on disk, every category in as many of them, give or take one; made unless they are
+    there.
+    """
     catalogue, rng = small_world(), np.random.default_rng(seed)
     generator = SceneGenerator(seed=seed, include_novel=True, catalogue=catalogue)
     file, images = folder / "annotations.json", folder / "images"
@@ -130,7 +133,8 @@ def ablate(
         work: of the scenes and the runs; a run that was interrupted goes on from its last state.
 
     Returns:
-        One dict a run: variant, seed, steps, changed {option: value}, AP {"protocol/category set": percent}, loss (a list of
+        One dict a run: variant, seed, steps, changed {option: value}, AP {"protocol/category set": percent}, loss (a
+        list of
         [step, total]), seconds of training, versions, commit.
     """
     configs = {(variant, seed): variant_config(variant, steps, seed) for seed in seeds for variant in variants}
@@ -145,9 +149,11 @@ def ablate(
 
 
 def compare(results: Sequence[dict], base: str = "joint") -> dict[str, dict[str, tuple[float, float, float]]]:
-    """What each change did: {variant: {measure: (mean AP, mean difference to `base` of the same seed, half its 95 % interval)}}.
+    """What each change did: {variant: {measure: (mean AP, mean difference to `base` of the same seed, half its 95 %
+    interval)}}.
 
-    A difference is larger than the noise where it exceeds half its interval (`half_interval`; 0 for `base` itself). Raises ValueError where
+    A difference is larger than the noise where it exceeds half its interval (`half_interval`; 0 for `base` itself).
+    Raises ValueError where
     `base` is missing under a seed.
     """
     runs = {(r["variant"], r["seed"]): r["AP"] for r in results}
@@ -168,13 +174,18 @@ def compare(results: Sequence[dict], base: str = "joint") -> dict[str, dict[str,
 
 
 def noise(results: Sequence[dict], measure: str) -> tuple[float, int]:
-    """(standard deviation of a run, its degrees of freedom): what is left of `measure` once each variant has its level and each seed its
-    shift. These are randomized blocks, the seeds being the blocks: all runs together say how far chance moves one, which two runs of one
-    variant cannot. It takes the spread to be the same for all variants; those that cannot do a thing at all (words alone asked for examples)
+    """(standard deviation of a run, its degrees of freedom): what is left of `measure` once each variant has its level
+    and each seed its
+    shift. These are randomized blocks, the seeds being the blocks: all runs together say how far chance moves one,
+    which two runs of one
+    variant cannot. It takes the spread to be the same for all variants; those that cannot do a thing at all (words
+    alone asked for examples)
     have nearly none and make it a little too small. (nan, 0) where nothing is left: one seed or one variant.
     """
     variants, seeds = (sorted({r[key] for r in results}) for key in ("variant", "seed"))
-    design = np.array([[*(r["variant"] == v for v in variants), *(r["seed"] == s for s in seeds)] for r in results], float)
+    design = np.array(
+        [[*(r["variant"] == v for v in variants), *(r["seed"] == s for s in seeds)] for r in results], float
+    )
     values = np.array([r["AP"][measure] for r in results])
     solution, _, rank, _ = np.linalg.lstsq(design, values, rcond=None)
     freedom = len(values) - int(rank)
@@ -182,7 +193,9 @@ def noise(results: Sequence[dict], measure: str) -> tuple[float, int]:
 
 
 def half_interval(results: Sequence[dict], measure: str, pairs: int) -> float:
-    """Half of Student's 95 % interval of the mean difference of two variants over `pairs` seeds; infinite where no `noise` is known."""
+    """Half of Student's 95 % interval of the mean difference of two variants over `pairs` seeds; infinite where no
+    `noise` is known.
+    """
     deviation, freedom = noise(results, measure)
     return float(t.ppf(0.975, freedom) * deviation * np.sqrt(2 / pairs)) if freedom else np.inf
 

@@ -1,11 +1,11 @@
 """The reproduction notebooks as a batch: a grid of parameters through papermill, and one table of what came out.
 
-notebooks/params/SCALE.yml holds the parameters of a scale, one value each, for any notebook; grid.yml says which notebooks run at it, and over
-which values.
-A run is a notebook with one choice of parameters; it has a folder of its own, named by a hash of the notebook's code, the parameters and the
-checkpoint's weights. So what is done is skipped, and what failed is tried again. A change of the package's code does not change the name:
-delete the folder, or give another --out, to measure again. By hand, `papermill notebooks/NN.ipynb out.ipynb -f notebooks/params/SCALE.yml` gives the
-same numbers.
+notebooks/params/SCALE.yml holds the parameters of a scale, one value each, for any notebook; grid.yml says which
+notebooks run at it, and over which values. A run is a notebook with one choice of parameters; it has a folder of its
+own, named by a hash of the notebook's code, the parameters and the checkpoint's weights. So what is done is skipped,
+and what failed is tried again. A change of the package's code does not change the name: delete the folder, or give
+another --out, to measure again. By hand, `papermill notebooks/NN.ipynb out.ipynb -f notebooks/params/SCALE.yml` gives
+the same numbers.
 """
 
 from __future__ import annotations
@@ -33,7 +33,19 @@ from trex2_mini.paths import REPOSITORY, write_text
 NOTEBOOKS = REPOSITORY / "notebooks"
 PARAMETERS = NOTEBOOKS / "params"
 SCALES = ("smoke", "laptop", "full")
-NOT_MEASURED = ("versions", "config", "recipe", "parameters", "images", "per_category", "dataset", "reference", "by_seed", "seed", "claims")
+NOT_MEASURED = (
+    "versions",
+    "config",
+    "recipe",
+    "parameters",
+    "images",
+    "per_category",
+    "dataset",
+    "reference",
+    "by_seed",
+    "seed",
+    "claims",
+)
 COLUMNS = ("notebook", "parameters", "status", "seconds", "measure", "value")
 PICTURES = 6  # of a run, in the HTML
 
@@ -65,9 +77,11 @@ def _weights(checkpoint: str | None) -> str | None:
 
 
 def read_scale(scale: str, folder: Path = PARAMETERS, notebooks: Path = NOTEBOOKS) -> list[Run]:
-    """The runs of a scale: those that grid.yml of `folder` lists for it, with the parameters of SCALE.yml that each notebook has.
+    """The runs of a scale: those that grid.yml of `folder` lists for it, with the parameters of SCALE.yml that each
+    notebook has.
 
-    Raises ValueError as `read_grid`, for a scale that either file lacks, and for a value of SCALE.yml that is a list or a mapping.
+    Raises ValueError as `read_grid`, for a scale that either file lacks, and for a value of SCALE.yml that is a list or
+    a mapping.
     """
     grid, file = _read(folder / "grid.yml"), folder / f"{scale}.yml"
     if not isinstance(grid, dict) or scale not in grid:
@@ -79,9 +93,11 @@ def read_scale(scale: str, folder: Path = PARAMETERS, notebooks: Path = NOTEBOOK
 
 
 def read_grid(path: str | Path, notebooks: Path = NOTEBOOKS) -> list[Run]:
-    """The runs of a YAML file: a list of {notebook, parameters, minutes}; every list among the parameters is expanded to a grid.
+    """The runs of a YAML file: a list of {notebook, parameters, minutes}; every list among the parameters is expanded
+    to a grid.
 
-    Raises ValueError for a file that is missing, is no YAML or of another form, for an unknown notebook or parameter, or an empty list of values.
+    Raises ValueError for a file that is missing, is no YAML or of another form, for an unknown notebook or parameter,
+    or an empty list of values.
     """
     return _runs(Path(path), _read(Path(path)), {}, notebooks)
 
@@ -135,7 +151,9 @@ def parameters_of(notebook: Path) -> set[str]:
 
 
 def execute(run: Run, folder: Path) -> dict:
-    """Run a notebook in `folder` (executed.ipynb, metrics.json, status.json). Never raises: status is "done" or says what failed."""
+    """Run a notebook in `folder` (executed.ipynb, metrics.json, status.json). Never raises: status is "done" or says
+    what failed.
+    """
     import papermill
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -173,7 +191,8 @@ def finished(folder: Path) -> dict | None:
 def reproduce(runs: list[Run], out: str | Path, workers: int = 1, submitit: str | None = None) -> list[dict]:
     """Execute what is not done yet, write table.csv, table.md and table.html in `out`, and return the table's rows.
 
-    workers: runs at a time on this machine, which share its cores. submitit: "local" or "slurm" instead: every run is a job.
+    workers: runs at a time on this machine, which share its cores. submitit: "local" or "slurm" instead: every run is a
+    job.
     Rows: a dict of COLUMNS for each measure of each run; of a failed run one row without a measure.
     Raises ValueError for no runs, under one worker, another executor, or if submitit is not installed.
     """
@@ -234,7 +253,9 @@ def _share_cores(threads: str) -> None:
 
 
 def measures(metrics: dict, prefix: str = "") -> dict[str, float]:
-    """The finite numbers of a metrics.json, nested names joined by "/"; where they come from (NOT_MEASURED) is left out."""
+    """The finite numbers of a metrics.json, nested names joined by "/"; where they come from (NOT_MEASURED) is left
+    out.
+    """
     found = {}
     for key, value in metrics.items():
         if key in NOT_MEASURED:
@@ -247,7 +268,9 @@ def measures(metrics: dict, prefix: str = "") -> dict[str, float]:
 
 
 def write_table(states: dict[Path, dict], out: Path) -> list[dict]:
-    """The rows of all runs {folder: state}, written as table.csv, table.md and table.html (with the notebooks' pictures)."""
+    """The rows of all runs {folder: state}, written as table.csv, table.md and table.html (with the notebooks'
+    pictures).
+    """
     rows, pictures = [], []
     for folder, state in states.items():
         chosen = ", ".join(f"{key}={value}" for key, value in state["parameters"].items())

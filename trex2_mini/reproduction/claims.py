@@ -1,12 +1,13 @@
 """The paper's findings as statements that numbers can refute, and what ours say to each: the claims table.
 
-Every finding says that one quantity is larger than another. The paper's two stand beside our two, measured on the embedded family: other data and
-another scale, so signs can be compared, sizes not. The verdict is computed: `reproduced` where the whole interval of our difference lies
-above 0, `not reproduced` elsewhere (the remark says whether the opposite was found or nothing is decided), `not testable here` where
-something is missing that the paper had.
+Every finding says that one quantity is larger than another. The paper's two stand beside our two, measured on the
+embedded family: other data and another scale, so signs can be compared, sizes not. The verdict is computed:
+`reproduced` where the whole interval of our difference lies above 0, `not reproduced` elsewhere (the remark says
+whether the opposite was found or nothing is decided), `not testable here` where something is missing that the paper
+had.
 
-Intervals: 95 % by bootstrap over the images (all draws of examples averaged) or over the emoji-wild sets; of trained variants, Student's t over the
-seeds' differences; of times, 95 % of the rounds.
+Intervals: 95 % by bootstrap over the images (all draws of examples averaged) or over the emoji-wild sets; of trained
+variants, Student's t over the seeds' differences; of times, 95 % of the rounds.
 """
 
 from __future__ import annotations
@@ -67,7 +68,9 @@ class Compared:
 
 @dataclass(frozen=True)
 class Finding:
-    """statement: that the first number of a pair is larger than the second. paper: its pair, None where the paper has none. reason: of no `ours`."""
+    """statement: that the first number of a pair is larger than the second. paper: its pair, None where the paper has
+    none. reason: of no `ours`.
+    """
 
     statement: str
     source: str
@@ -103,7 +106,9 @@ class Finding:
 
 
 def compared(more: np.ndarray, less: np.ndarray, over: str, level: float = 0.95) -> Compared | None:
-    """Two arrays [1 + R], the plain number first, then its resamples. None where a plain number is NaN: there was nothing to measure."""
+    """Two arrays [1 + R], the plain number first, then its resamples. None where a plain number is NaN: there was
+    nothing to measure.
+    """
     if math.isnan(more[0]) or math.isnan(less[0]):
         return None
     low, high = np.nanquantile((more - less)[1:], [(1 - level) / 2, (1 + level) / 2])
@@ -111,7 +116,9 @@ def compared(more: np.ndarray, less: np.ndarray, over: str, level: float = 0.95)
 
 
 class Resampled:
-    """A set's measures under common resamples of its images: arrays [1 + R] of percents, the plain number first, averaged over the draws."""
+    """A set's measures under common resamples of its images: arrays [1 + R] of percents, the plain number first,
+    averaged over the draws.
+    """
 
     def __init__(self, found: Together, resamples: int, seed: int = 0):
         self.found, first = found, found.answers["text"][0]
@@ -144,15 +151,21 @@ class Resampled:
 
 
 def over_sets(values: Sequence[float], resamples: int, statistic: Callable = np.mean, seed: int = 0) -> np.ndarray:
-    """[1 + R]: a statistic of one number a set, and of as many sets drawn with replacement; the same sets for every list of this length."""
+    """[1 + R]: a statistic of one number a set, and of as many sets drawn with replacement; the same sets for every
+    list of this length.
+    """
     drawn = np.random.default_rng(seed).integers(len(values), size=(resamples, len(values)))
     own = np.asarray(values, dtype=float)
     return np.concatenate([[statistic(own)], statistic(own[drawn], axis=1)])
 
 
 def over_seeds(ablations: Sequence[dict], measure: str, more: str, less: str) -> Compared | None:
-    """Two trained variants, in pairs of one seed, with `ablations.half_interval` of their difference; None where that is unknown."""
-    runs = [{run["seed"]: run["AP"][measure] for run in ablations if run["variant"] == variant} for variant in (more, less)]
+    """Two trained variants, in pairs of one seed, with `ablations.half_interval` of their difference; None where that
+    is unknown.
+    """
+    runs = [
+        {run["seed"]: run["AP"][measure] for run in ablations if run["variant"] == variant} for variant in (more, less)
+    ]
     seeds = sorted(runs[0].keys() & runs[1].keys())
     if not seeds or np.isinf(half := half_interval(ablations, measure, len(seeds))):
         return None
@@ -165,7 +178,9 @@ def over_seeds(ablations: Sequence[dict], measure: str, more: str, less: str) ->
 
 
 def sweep_sets(folder: Path, categories: int, examples: int, images: int, seed: int) -> tuple[CocoDataset, CocoDataset]:
-    """(reference, test): fresh scenes of trained categories, each of which is on at least `examples` reference scenes. Written to `folder`."""
+    """(reference, test): fresh scenes of trained categories, each of which is on at least `examples` reference scenes.
+    Written to `folder`.
+    """
     trained = [category for category in load_catalogue() if not category.novel]
     catalogue = [trained[i * len(trained) // categories] for i in range(categories)]
     least = -(-categories * examples // min(6, categories))
@@ -204,7 +219,9 @@ def prompts_sweep(
     seed: int = 0,
     progress: bool = True,
 ) -> dict[int, list[Answers]]:
-    """Visual-G by each number of example images, a list of draws: `examples_sweep` of repeat.py with every image encoded once."""
+    """Visual-G by each number of example images, a list of draws: `examples_sweep` of repeat.py with every image
+    encoded once.
+    """
     pairs = [(number, seed + draw) for number in numbers for draw in range(draws)]
     banks = visual_banks(detector, reference, test.names, pairs, progress=progress)
     trial, labels = HeldTrial(detector, test, len(test), progress=progress), list(range(len(test.names)))
@@ -226,7 +243,9 @@ def sweep_spread(sweep: dict[int, list[Answers]], resamples: int, seed: int = 0)
 
 
 def round_shares(detector: Detector, sample: Sample, rounds: int = 20) -> np.ndarray:
-    """What a further prompt takes, prompt encoder and decoder, in percent of a pass that encodes the image too: one number a round."""
+    """What a further prompt takes, prompt encoder and decoder, in percent of a pass that encodes the image too: one
+    number a round.
+    """
     boxes = {"object": sample.boxes[:1].tolist()}
     encoded = detector.encode(sample.image)
     detector.detect(encoded, boxes=boxes)  # what is kept for further prompts is there from now on
@@ -247,7 +266,8 @@ CROP = 96  # px
 
 @torch.inference_mode()
 def crop_ranks(found: Together, reference: CocoDataset, seed: int) -> list[dict]:
-    """Region classification without a detector, rows as those of `region_ranks`: a box is cut out, seen by the frozen ImageNet backbone of
+    """Region classification without a detector, rows as those of `region_ranks`: a box is cut out, seen by the frozen
+    ImageNet backbone of
     `nano`, and compared by cosine with the mean of each category's examples, the ones of Visual-G's draw.
 
     Not CLIP, whose weights cannot be had here: it knows no names, so it stands beside "region-visual" only.
@@ -311,7 +331,9 @@ def findings(
     found: list[Finding] = []
     resamples, c, v, r, f = len(coco.weights) - 1, "coco_val_ap", "lvis_val_ap", "lvis_val_apr", "lvis_val_apf"
 
-    def add(statement: str, source: str, paper: tuple[float, float] | None, ours: Compared | None, why: str = "") -> None:
+    def add(
+        statement: str, source: str, paper: tuple[float, float] | None, ours: Compared | None, why: str = ""
+    ) -> None:
         nothing = f"needs at least {FEWEST} images or sets that hold what it is about"
         found.append(Finding(statement, source, paper, ours, "" if ours else why or nothing))
 
@@ -337,53 +359,142 @@ def findings(
     def better(group: str = "all") -> np.ndarray:
         return np.maximum(lvis.ap("text", group), lvis.ap("visual-g", group))
 
-    box, point = ({name: table(2, name, prompt=f"visual-i {kind}") for name in (c, v, r, f)} for kind in ("box", "point"))
+    box, point = (
+        {name: table(2, name, prompt=f"visual-i {kind}") for name in (c, v, r, f)} for kind in ("box", "point")
+    )
     both = {name: table(8, name, prompt="text + visual-g") for name in (c, v, r)}
     single = {name: (table(8, name, prompt="text"), table(8, name, prompt="visual-g")) for name in (c, v, r)}
     prompts = {n: table(5, c, prompts=n) for n in (1, 16, 64)}
 
-    add("A box on the image itself finds more than examples from other images (COCO)", "tables 1, 2",
-        (box[c], table(1, c, prompt="visual-g")), images(coco, "visual-i", "visual-g"))
-    add("A box on the image itself finds more than text (COCO)", "tables 1, 2",
-        (box[c], table(1, c, prompt="text")), images(coco, "visual-i", "text"))
-    add("... on the long tail too (LVIS)", "tables 1, 2", (box[v], table(1, v, prompt="text")), images(lvis, "visual-i", "text"))
+    add(
+        "A box on the image itself finds more than examples from other images (COCO)",
+        "tables 1, 2",
+        (box[c], table(1, c, prompt="visual-g")),
+        images(coco, "visual-i", "visual-g"),
+    )
+    add(
+        "A box on the image itself finds more than text (COCO)",
+        "tables 1, 2",
+        (box[c], table(1, c, prompt="text")),
+        images(coco, "visual-i", "text"),
+    )
+    add(
+        "... on the long tail too (LVIS)",
+        "tables 1, 2",
+        (box[v], table(1, v, prompt="text")),
+        images(lvis, "visual-i", "text"),
+    )
     add("A box says more than a point (COCO)", "table 2", (box[c], point[c]), images(coco, "visual-i", "points"))
-    add("... but slightly: a point keeps nine tenths of a box's AP (COCO)", "table 2", (point[c], 0.9 * box[c]),
-        compared(coco.ap("points"), 0.9 * coco.ap("visual-i"), "images"))
-    add("A box on the image itself does best on rare categories: AP_r above AP_f (LVIS)", "table 2", (box[r], box[f]),
-        compared(lvis.ap("visual-i", "r"), lvis.ap("visual-i", "f"), "images"))
-    add("Text beats examples on common categories (COCO)", "table 1", table1(c, "text", "visual-g"),
-        images(coco, "text", "visual-g", "trained"))
-    add("Examples beat text on rare categories (LVIS AP_r; ours: never trained)", "table 1", table1(r, "visual-g", "text"),
-        images(lvis, "visual-g", "text", "r"))
-    add("Text's lead over examples grows with frequency: larger in AP_f than in AP_r (LVIS)", "table 1",
-        (table(1, f, prompt="text") - table(1, f, prompt="visual-g"), table(1, r, prompt="text") - table(1, r, prompt="visual-g")),
-        compared(lead("f"), lead("r"), "images"))
-    add("Far from the training data examples beat text: mean over sets (ODinW; ours: emoji-wild)", "table 1",
-        table1("odinw35_avg", "visual-g", "text"), sets(np.mean))
+    add(
+        "... but slightly: a point keeps nine tenths of a box's AP (COCO)",
+        "table 2",
+        (point[c], 0.9 * box[c]),
+        compared(coco.ap("points"), 0.9 * coco.ap("visual-i"), "images"),
+    )
+    add(
+        "A box on the image itself does best on rare categories: AP_r above AP_f (LVIS)",
+        "table 2",
+        (box[r], box[f]),
+        compared(lvis.ap("visual-i", "r"), lvis.ap("visual-i", "f"), "images"),
+    )
+    add(
+        "Text beats examples on common categories (COCO)",
+        "table 1",
+        table1(c, "text", "visual-g"),
+        images(coco, "text", "visual-g", "trained"),
+    )
+    add(
+        "Examples beat text on rare categories (LVIS AP_r; ours: never trained)",
+        "table 1",
+        table1(r, "visual-g", "text"),
+        images(lvis, "visual-g", "text", "r"),
+    )
+    add(
+        "Text's lead over examples grows with frequency: larger in AP_f than in AP_r (LVIS)",
+        "table 1",
+        (
+            table(1, f, prompt="text") - table(1, f, prompt="visual-g"),
+            table(1, r, prompt="text") - table(1, r, prompt="visual-g"),
+        ),
+        compared(lead("f"), lead("r"), "images"),
+    )
+    add(
+        "Far from the training data examples beat text: mean over sets (ODinW; ours: emoji-wild)",
+        "table 1",
+        table1("odinw35_avg", "visual-g", "text"),
+        sets(np.mean),
+    )
     add("... and the median over sets", "table 1", table1("odinw35_median", "visual-g", "text"), sets(np.median))
-    add("Words and examples together beat examples on common categories (COCO)", "table 8", (both[c], single[c][1]),
-        images(coco, "mixed", "visual-g", "trained"))
-    add("... and lose to words there (COCO)", "table 8", (single[c][0], both[c]), images(coco, "text", "mixed", "trained"))
-    add("Together they beat the better of the two on the long tail (LVIS)", "table 8", (both[v], max(single[v])),
-        compared(lvis.ap("mixed"), better(), "images"))
-    add("... and on its rare end (LVIS AP_r; ours: never trained)", "table 8", (both[r], max(single[r])),
-        compared(lvis.ap("mixed", "r"), better("r"), "images"))
-    add("16 examples are better than one (COCO)", "table 5", (prompts[16], prompts[1]), compared(sweep[16], sweep[1], "images"))
-    add("Examples saturate: from 1 to 16 gains more than from 16 to 64 (COCO)", "table 5",
-        (prompts[16] - prompts[1], prompts[64] - prompts[16]), compared(sweep[16] - sweep[1], sweep[64] - sweep[16], "images"))
+    add(
+        "Words and examples together beat examples on common categories (COCO)",
+        "table 8",
+        (both[c], single[c][1]),
+        images(coco, "mixed", "visual-g", "trained"),
+    )
+    add(
+        "... and lose to words there (COCO)",
+        "table 8",
+        (single[c][0], both[c]),
+        images(coco, "text", "mixed", "trained"),
+    )
+    add(
+        "Together they beat the better of the two on the long tail (LVIS)",
+        "table 8",
+        (both[v], max(single[v])),
+        compared(lvis.ap("mixed"), better(), "images"),
+    )
+    add(
+        "... and on its rare end (LVIS AP_r; ours: never trained)",
+        "table 8",
+        (both[r], max(single[r])),
+        compared(lvis.ap("mixed", "r"), better("r"), "images"),
+    )
+    add(
+        "16 examples are better than one (COCO)",
+        "table 5",
+        (prompts[16], prompts[1]),
+        compared(sweep[16], sweep[1], "images"),
+    )
+    add(
+        "Examples saturate: from 1 to 16 gains more than from 16 to 64 (COCO)",
+        "table 5",
+        (prompts[16] - prompts[1], prompts[64] - prompts[16]),
+        compared(sweep[16] - sweep[1], sweep[64] - sweep[16], "images"),
+    )
     seconds = {name: 1 / table(7, name, backbone="Swin-T") for name in ("fps", "interactive_fps")}
-    add("A further prompt costs less than half of a full pass (half, its share; in percent)", "table 7",
+    add(
+        "A further prompt costs less than half of a full pass (half, its share; in percent)",
+        "table 7",
         (50.0, 100 * seconds["interactive_fps"] / seconds["fps"]),
-        compared(np.full(1 + len(shares), 50.0), np.concatenate([[np.median(shares)], shares]), f"{len(shares)} rounds"))
-    add("Regions are named better than by CLIP on crops (COCO top-1)", "table 9",
-        (table(9, "coco_top1", method="T-Rex2", backbone="Swin-T"), table(9, "coco_top1", method="CLIP")), None,
-        "CLIP's weights cannot be had without a network; the next row is a stand-in")
-    add("Stand-in: V names regions better than crops seen by a frozen ImageNet backbone, both by examples", "not in the paper", None,
-        compared(coco.top1(coco.found.regions["region-visual"]), coco.top1(crops), "images"))
-    add("Without the prompted instances Visual-I's AP is lower (COCO)", "not in the paper", None, images(coco, "visual-i", "visual-i-others"))
-    add("An echo of the prompts has more than half of Visual-I's AP (COCO)", "not in the paper", None,
-        compared(coco.ap("echo"), 0.5 * coco.ap("visual-i"), "images"))
+        compared(
+            np.full(1 + len(shares), 50.0), np.concatenate([[np.median(shares)], shares]), f"{len(shares)} rounds"
+        ),
+    )
+    add(
+        "Regions are named better than by CLIP on crops (COCO top-1)",
+        "table 9",
+        (table(9, "coco_top1", method="T-Rex2", backbone="Swin-T"), table(9, "coco_top1", method="CLIP")),
+        None,
+        "CLIP's weights cannot be had without a network; the next row is a stand-in",
+    )
+    add(
+        "Stand-in: V names regions better than crops seen by a frozen ImageNet backbone, both by examples",
+        "not in the paper",
+        None,
+        compared(coco.top1(coco.found.regions["region-visual"]), coco.top1(crops), "images"),
+    )
+    add(
+        "Without the prompted instances Visual-I's AP is lower (COCO)",
+        "not in the paper",
+        None,
+        images(coco, "visual-i", "visual-i-others"),
+    )
+    add(
+        "An echo of the prompts has more than half of Visual-I's AP (COCO)",
+        "not in the paper",
+        None,
+        compared(coco.ap("echo"), 0.5 * coco.ap("visual-i"), "images"),
+    )
 
     def variants(statement: str, column: str, more: tuple[str, str], less: tuple[str, str]) -> None:
         """Two rows of table 4, (training, prompt) each, of one prompt, and the runs of the same names."""
@@ -394,14 +505,31 @@ def findings(
     aligned, apart = "joint, alignment", "joint, no alignment"
     variants("Alignment lifts examples (LVIS)", v, (aligned, "visual-g"), (apart, "visual-g"))
     variants("Alignment lifts text (LVIS)", v, (aligned, "text"), (apart, "text"))
-    variants("Trained on visual prompts alone, a model is poor at generic prompts (COCO)", c, (aligned, "visual-g"), ("visual only", "visual-g"))
+    variants(
+        "Trained on visual prompts alone, a model is poor at generic prompts (COCO)",
+        c,
+        (aligned, "visual-g"),
+        ("visual only", "visual-g"),
+    )
     variants("Training with visual prompts too helps text (LVIS)", v, (aligned, "text"), ("text only", "text"))
     labelled = "O365, OpenImages, HierText, CrowdHuman"
-    add("The visual data engine helps (Visual-I, COCO)", "table 6",
-        tuple(table(6, c, model="T-Rex2-T", prompt="visual-i box", training_data=data) for data in (f"{labelled}, SA-1B", labelled)), None,
-        "needs trainings at scale")
-    add("A larger backbone helps (Swin-L against Swin-T; text, COCO)", "table 1",
-        (table(1, c, prompt="text", backbone="Swin-L"), table(1, c, prompt="text")), None, "one trained size is shipped")
+    add(
+        "The visual data engine helps (Visual-I, COCO)",
+        "table 6",
+        tuple(
+            table(6, c, model="T-Rex2-T", prompt="visual-i box", training_data=data)
+            for data in (f"{labelled}, SA-1B", labelled)
+        ),
+        None,
+        "needs trainings at scale",
+    )
+    add(
+        "A larger backbone helps (Swin-L against Swin-T; text, COCO)",
+        "table 1",
+        (table(1, c, prompt="text", backbone="Swin-L"), table(1, c, prompt="text")),
+        None,
+        "one trained size is shipped",
+    )
     return found
 
 

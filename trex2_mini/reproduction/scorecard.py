@@ -1,9 +1,10 @@
-"""What a shipped checkpoint was meant to reach, and what it does reach: all its protocols from one command, goals beside numbers.
+"""What a shipped checkpoint was meant to reach, and what it does reach: all its protocols from one command, goals
+beside numbers.
 
     python -m trex2_mini scorecard --checkpoint nano-emoji --draws 3 --json data/checkpoints/nano-emoji/metrics.json
 
-The goals are those of the project's fifth issue, written down before the numbers were known. A set that is not on this machine is said
-to be missing, not left out.
+The goals are those of the project's fifth issue, written down before the numbers were known. A set that is not on this
+machine is said to be missing, not left out.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ BASELINES = ("template", "features")
 
 @dataclass(frozen=True)
 class Line:
-    """One number: a protocol on a set, with the AP (counting: the error in percent of the mean count) that it was to reach.
+    """One number: a protocol on a set, with the AP (counting: the error in percent of the mean count) that it was to
+    reach.
 
     above: protocols of the same set, or baselines of this line, that it was to surpass.
     """
@@ -95,13 +97,16 @@ def scorecard(
 
     Args:
         checkpoint: a key of LINES.
-        draws: of the examples and prompted boxes, seeds 0 to draws - 1, whose mean is reported; text and counting draw nothing.
+        draws: of the examples and prompted boxes, seeds 0 to draws - 1, whose mean is reported; text and counting draw
+        nothing.
         limit: only the first so many images of each set.
-        file: where the results are written after every line; those that are there for the same weights, draws and limit are not measured again.
+        file: where the results are written after every line; those that are there for the same weights, draws and limit
+        are not measured again.
         source: other weights of the same kind, to be measured against the same goals.
 
     Returns:
-        What `evaluate` (or `repeated`) says of each line, with line (its key), draws, limit, and value, goal and verdict (see `judged`);
+        What `evaluate` (or `repeated`) says of each line, with line (its key), draws, limit, and value, goal and
+        verdict (see `judged`);
         of a set that is not here only line and missing.
 
     Raises ValueError for a checkpoint without goals and for a file that holds something else.
@@ -168,7 +173,9 @@ def _place(data: str) -> str:
 
 
 def judged(line: Line, results: list[dict]) -> dict:
-    """value, goal and verdict ("met", "missed" or "" where nothing was asked) of the last of `results`, whose line this is."""
+    """value, goal and verdict ("met", "missed" or "" where nothing was asked) of the last of `results`, whose line this
+    is.
+    """
     own = results[-1]
     if "missing" in own:
         return {}
@@ -186,7 +193,9 @@ def judged(line: Line, results: list[dict]) -> dict:
 
 
 def as_table(results: list[dict]) -> str:
-    """Markdown: AP in percent (of counting the mean error in percent of the mean count: less is better), its deviation over draws, goal, verdict."""
+    """Markdown: AP in percent (of counting the mean error in percent of the mean count: less is better), its deviation
+    over draws, goal, verdict.
+    """
     rows = ["| set, protocol, categories | AP | goal | |", "|---|---|---|---|"]
     for result in results:
         if "missing" in result:

@@ -1,4 +1,6 @@
-"""The batch of a training step, as a function of (seed, step) alone: runs can stop and go on, workers can make batches ahead."""
+"""The batch of a training step, as a function of (seed, step) alone: runs can stop and go on, workers can make batches
+ahead.
+"""
 
 from __future__ import annotations
 
@@ -20,9 +22,11 @@ from trex2_mini.training.copy_paste import cut_out, paste
 
 
 class DatasetBatches:
-    """Pictures of a set in COCO format, drawn at random and changed: objects pasted in, scaled, cropped, mirrored, colours distorted.
+    """Pictures of a set in COCO format, drawn at random and changed: objects pasted in, scaled, cropped, mirrored,
+    colours distorted.
 
-    Two pictures in a row share a category where the set allows it, as emoji scenes do. One size a batch (those of the emoji scenes,
+    Two pictures in a row share a category where the set allows it, as emoji scenes do. One size a batch (those of the
+    emoji scenes,
     times short_side / 192), and nothing is padded but with grey.
 
     Args:
@@ -30,7 +34,8 @@ class DatasetBatches:
         short_side: pixels of the shorter side of a batch.
         balance: see `open_batches`.
         least_visible: an object of which the crop shows a smaller share is no target.
-        pasted: the share of pictures that get copies of one object of their own or of the picture before (copy_paste.py); sets with
+        pasted: the share of pictures that get copies of one object of their own or of the picture before
+            (copy_paste.py); sets with
             masks only.
 
     Raises:
@@ -117,9 +122,11 @@ class DatasetBatches:
 
 
 class MixedBatches:
-    """Batches of several sources in turn, each with its share; a batch comes from one source. Categories of one name are one category.
+    """Batches of several sources in turn, each with its share; a batch comes from one source. Categories of one name
+    are one category.
 
-    A source's pictures say nothing about the categories that only other sources know: `Sample.vocabulary` tells which ones count.
+    A source's pictures say nothing about the categories that only other sources know: `Sample.vocabulary` tells which
+    ones count.
     """
 
     def __init__(self, sources: Sequence[EmojiBatches | DatasetBatches], shares: Sequence[float], seed: int = 0):
@@ -149,11 +156,18 @@ class MixedBatches:
 def open_batches(
     data: Sequence[str], batch_size: int, seed: int = 0, short_side: int = 192, balance: float = 0.0
 ) -> EmojiBatches | DatasetBatches | MixedBatches:
-    """data: "emoji" (scenes made on the fly) or anything `open_dataset` takes, each with =SHARE where there are several.
+    """data: "emoji" (scenes made on the fly) or anything `open_dataset` takes, each with =SHARE where there are
+    several.
 
-    balance (0..1): the share of draws that take every category with the same chance; the others follow the data's long tail.
+    balance (0..1): the share of draws that take every category with the same chance; the others follow the data's long
+    tail.
     """
-    if not isinstance(batch_size, int) or batch_size < 1 or not isinstance(balance, (int, float)) or not 0 <= balance <= 1:
+    if (
+        not isinstance(batch_size, int)
+        or batch_size < 1
+        or not isinstance(balance, (int, float))
+        or not 0 <= balance <= 1
+    ):
         raise ValueError(f"expected batch_size of at least 1 and balance in 0..1, got {batch_size!r} and {balance!r}")
     sources, shares = [], []
     for entry in data:

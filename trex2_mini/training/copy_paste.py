@@ -1,7 +1,8 @@
-"""Copy-paste (Ghiasi et al., CVPR 2021, simplified): an object cut out by its mask is set into a picture, several times.
+"""Copy-paste (Ghiasi et al., CVPR 2021, simplified): an object cut out by its mask is set into a picture, several
+times.
 
-T-Rex2 does not use it; here it teaches, on sets too small for it, what a visual prompt asks for: other objects that look the same. Sets
-without masks (boxes alone) are left as they are.
+T-Rex2 does not use it; here it teaches, on sets too small for it, what a visual prompt asks for: other objects that
+look the same. Sets without masks (boxes alone) are left as they are.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ MOST, LARGEST, COVERED = (
 
 
 def cut_out(image: np.ndarray, annotation: dict) -> Image.Image | None:
-    """The object of a COCO annotation as RGBA, cut at its box; None where it has no polygons or is under 12 pixels wide or high.
+    """The object of a COCO annotation as RGBA, cut at its box; None where it has no polygons or is under 12 pixels wide
+    or high.
 
     image: uint8 [H, W, 3]. Raises ValueError: the polygons are none.
     """
@@ -43,9 +45,11 @@ def cut_out(image: np.ndarray, annotation: dict) -> Image.Image | None:
 
 
 def paste(sample: Sample, objects: list[tuple[Image.Image, int]], rng: np.random.Generator) -> Sample:
-    """`sample` with one to `MOST` copies of one of `objects` ([(RGBA, label)]), mirrored and scaled by 0.6 to 1.5, at random places.
+    """`sample` with one to `MOST` copies of one of `objects` ([(RGBA, label)]), mirrored and scaled by 0.6 to 1.5, at
+    random places.
 
-    Objects whose box is hidden by more than `COVERED` are no longer objects of the picture. A copy is at most `LARGEST` of its shorter side.
+    Objects whose box is hidden by more than `COVERED` are no longer objects of the picture. A copy is at most `LARGEST`
+    of its shorter side.
     """
     cut, label = objects[rng.integers(len(objects))]
     picture = Image.fromarray(sample.image)

@@ -1,19 +1,24 @@
-"""Training: text and visual iterations in turn (paper, section 3), on scenes made on the fly or on a data set in COCO format.
+"""Training: text and visual iterations in turn (paper, section 3), on scenes made on the fly or on a data set in COCO
+format.
 
-Everything random is drawn from (seed, step), so a run that was stopped goes on exactly where it was: the resumable state is the weights,
-the optimizer's moments and the number of the step, in one safetensors file that is written whole or not at all. On one process and a CPU the
-resumed run ends with the same bits. (Its log has the same lines, but the first one after the stop averages the losses since then only.)
+Everything random is drawn from (seed, step), so a run that was stopped goes on exactly where it was: the resumable
+state is the weights, the optimizer's moments and the number of the step, in one safetensors file that is written whole
+or not at all. On one process and a CPU the resumed run ends with the same bits. (Its log has the same lines, but the
+first one after the stop averages the losses since then only.)
 
-A step's batch is used in `batch_parts` parts, spread over the processes of torchrun, which DistributedDataParallel joins; the parts of one
-process follow each other (gradient accumulation). A part is made, encoded and prompted by itself, and its random numbers follow from
-(seed, step, part), so on how many processes the parts lie changes nothing but the rounding:
-- The losses are divided by the numbers of objects and of visual prompts of the whole batch, not of the part. (Recognition at tokens is a
-  mean over a part's objects that hold a token, and counts by the part's share of all objects.)
+A step's batch is used in `batch_parts` parts, spread over the processes of torchrun, which DistributedDataParallel
+joins; the parts of one process follow each other (gradient accumulation). A part is made, encoded and prompted by
+itself, and its random numbers follow from (seed, step, part), so on how many processes the parts lie changes nothing
+but the rounding:
+- The losses are divided by the numbers of objects and of visual prompts of the whole batch, not of the part.
+  (Recognition at tokens is a mean over a part's objects that hold a token, and counts by the part's share of all
+  objects.)
 - A part without any object has a text iteration; DDP is told to look for parameters that got no gradient.
-- Negatives stay within a part: other images' visual prompts, the names of its images, the names in the alignment (the authors: "the
-  current GPU's mini-batch", spec section 9). So more parts mean fewer negatives, whether on one process or on many.
-- Batch norms that are trained would see one part at a time (no preset has any, but `nano` with random weights), and the first
-  process's statistics would be saved.
+- Negatives stay within a part: other images' visual prompts, the names of its images, the names in the alignment (the
+  authors: "the current GPU's mini-batch", spec section 9). So more parts mean fewer negatives, whether on one process
+  or on many.
+- Batch norms that are trained would see one part at a time (no preset has any, but `nano` with random weights), and the
+  first process's statistics would be saved.
 """
 
 from __future__ import annotations
@@ -45,24 +50,6 @@ from trex2_mini.training.iteration import Iteration, batch_parts, count
 Batches = Callable[[int], list[Sample]]  # the batch of a step; of a step in P parts: part number i % P of step i // P
 
 
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
 def learning_rate_factor(step: int, config: TrainConfig) -> float:
     """Linear warm-up, constant, then a linear fall to 2 % over the last `decay_fraction` of the steps."""
     left = (config.steps - step) / max(1, config.steps * config.decay_fraction)
@@ -70,7 +57,9 @@ def learning_rate_factor(step: int, config: TrainConfig) -> float:
 
 
 def make_optimizer(model: TRex2, config: TrainConfig) -> torch.optim.AdamW:
-    """AdamW with a learning rate of its own for the backbone and for the text tower; no weight decay for biases, norms and embeddings."""
+    """AdamW with a learning rate of its own for the backbone and for the text tower; no weight decay for biases, norms
+    and embeddings.
+    """
     groups: dict[tuple[float, float], list[Tensor]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
@@ -85,7 +74,9 @@ def make_optimizer(model: TRex2, config: TrainConfig) -> torch.optim.AdamW:
 
 
 class Trainer:
-    """A run in a folder: `config.json`, `log.jsonl`, `state.safetensors` (to go on), `model.safetensors` (half precision, to use)."""
+    """A run in a folder: `config.json`, `log.jsonl`, `state.safetensors` (to go on), `model.safetensors` (half
+    precision, to use).
+    """
 
     def __init__(
         self,
@@ -99,7 +90,8 @@ class Trainer:
     ):
         """Under torchrun, to be called by every process once they are joined (`processes.one_of_many`).
 
-        batches: makes the pictures of part i % P of step i // P, with P = `batch_parts(config.train)`; called in a worker process.
+        batches: makes the pictures of part i % P of step i // P, with P = `batch_parts(config.train)`; called in a
+        worker process.
         names: all category names; trainable: indices of those that may appear in training (default all).
         """
         self.run, self.config, self.batches, self.names = Path(run), config, batches, list(names)
@@ -131,7 +123,9 @@ class Trainer:
         write_tensors(self.state_path, tensors, {"step": str(self.step), "config": self.config.to_json()})
 
     def resume(self) -> None:
-        """Go on from `state.safetensors`. The model must be the same; the recipe may differ (for example in the number of steps)."""
+        """Go on from `state.safetensors`. The model must be the same; the recipe may differ (for example in the number
+        of steps).
+        """
         tensors, metadata = read_tensors(self.state_path)
         if "step" not in metadata:
             raise CheckpointError(f"{self.state_path} is not a training state; expected one that Trainer.save wrote")
@@ -154,7 +148,8 @@ class Trainer:
         self.step = int(metadata["step"])
 
     def start_from(self, source: str | Path) -> None:
-        """Begin with a checkpoint's weights: a folder, or the name of one that comes with the repository. The optimizer and the steps start anew.
+        """Begin with a checkpoint's weights: a folder, or the name of one that comes with the repository. The optimizer
+        and the steps start anew.
         The model must be the same but for the size of its pictures."""
         model, config, path = load_model(source)
         model_config = dataclasses.replace(
@@ -167,10 +162,13 @@ class Trainer:
         self.model.load_state_dict(model.state_dict())
 
     def train(self, save_every: int = 250, progress: bool = True, workers: int = 1) -> None:
-        """Run until `config.train.steps`; logs every 20 steps, saves every `save_every` and at the end (the first process does).
+        """Run until `config.train.steps`; logs every 20 steps, saves every `save_every` and at the end (the first
+        process does).
 
-        Raises ValueError where another process trains in the same folder (the two would overwrite each other's state) or nothing can be
-        written there, and for save_every under 1 or workers under 0; CheckpointError where a state could not be saved (the last one is whole).
+        Raises ValueError where another process trains in the same folder (the two would overwrite each other's state)
+        or nothing can be
+        written there, and for save_every under 1 or workers under 0; CheckpointError where a state could not be saved
+        (the last one is whole).
         """
         if save_every < 1 or workers < 0:
             raise ValueError(f"expected save_every >= 1 and workers >= 0, got {save_every} and {workers}")
@@ -249,7 +247,9 @@ class Trainer:
         return losses
 
     def _backward(self, parts: dict[int, list[Sample]]) -> dict[str, float]:
-        """Adds up the gradients of the parts and, with the last one, of all processes. Returns what these parts add to the losses."""
+        """Adds up the gradients of the parts and, with the last one, of all processes. Returns what these parts add to
+        the losses.
+        """
         train, processes = self.config.train, process()[1]
         counts = torch.tensor([count(samples) for samples in parts.values()]).sum(0)
         if processes > 1:
@@ -283,7 +283,9 @@ def _means(history: list[dict[str, float]]) -> dict[str, float]:
 
 
 class _Steps(torch.utils.data.Dataset):
-    """Item i is what a process has of the batch of step first + i: a DataLoader worker makes it while the model works on the one before."""
+    """Item i is what a process has of the batch of step first + i: a DataLoader worker makes it while the model works
+    on the one before.
+    """
 
     def __init__(self, batches: Batches, first: int, last: int, parts: int, own: Sequence[int]):
         self.batches, self.first, self.last, self.parts, self.own = batches, first, last, parts, own

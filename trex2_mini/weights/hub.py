@@ -1,11 +1,14 @@
-"""Sharing a detector: a local folder first, then (private unless asked otherwise) the Hugging Face Hub, by huggingface_hub's own mixin.
+"""Sharing a detector: a local folder first, then (private unless asked otherwise) the Hugging Face Hub, by
+huggingface_hub's own mixin.
 
-    SharedDetector.load("runs/mine").save_pretrained("to-share")            # config.json, model.safetensors, README.md; no network
+    SharedDetector.load("runs/mine").save_pretrained("to-share")            # config.json, model.safetensors, README.md;
+    no network
     SharedDetector.from_pretrained("to-share")                              # no network
     SharedDetector.load("runs/mine").push_to_hub("you/mine")                # private; needs `hf auth login`
     SharedDetector.from_pretrained("you/mine", local_files_only=True)       # from the cache alone
 
-The files are those of every checkpoint here (safetensors and JSON, no pickle), so `Detector.load("to-share")` reads the folder too.
+The files are those of every checkpoint here (safetensors and JSON, no pickle), so `Detector.load("to-share")` reads the
+folder too.
 """
 
 from __future__ import annotations
@@ -22,10 +25,7 @@ FILES = ("config.json", "model.safetensors")
 
 
 class SharedDetector(
-    Detector,
-    ModelHubMixin,
-    library_name="trex2_mini",
-    tags=["object-detection", "open-vocabulary", "visual-prompts"],
+    Detector, ModelHubMixin, library_name="trex2_mini", tags=["object-detection", "open-vocabulary", "visual-prompts"]
 ):
     """A Detector with `save_pretrained`, `from_pretrained` and `push_to_hub`."""
 
@@ -34,9 +34,13 @@ class SharedDetector(
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **options: Any) -> SharedDetector:
-        """A folder, or owner/name on the Hub; options are the mixin's, and `device`. Raises CheckpointError where there is none."""
+        """A folder, or owner/name on the Hub; options are the mixin's, and `device`. Raises CheckpointError where there
+        is none.
+        """
         if not isinstance(pretrained_model_name_or_path, (str, Path)):
-            raise CheckpointError(f"expected a folder, or owner/name on the Hub, got {pretrained_model_name_or_path!r:.80}")
+            raise CheckpointError(
+                f"expected a folder, or owner/name on the Hub, got {pretrained_model_name_or_path!r:.80}"
+            )
         try:
             return super().from_pretrained(pretrained_model_name_or_path, **options)
         except Exception as error:  # huggingface_hub and its HTTP client raise many kinds
@@ -60,7 +64,9 @@ class SharedDetector(
         device: str | None = None,
         **_: Any,
     ) -> SharedDetector:
-        """model_id: a folder, or owner/name on the Hub. Raises CheckpointError when it holds no whole checkpoint of ours."""
+        """model_id: a folder, or owner/name on the Hub. Raises CheckpointError when it holds no whole checkpoint of
+        ours.
+        """
         folder = Path(model_id)
         if not folder.is_dir():
             folder = Path(
@@ -75,9 +81,11 @@ class SharedDetector(
         return cls.load(folder, device)
 
     def push_to_hub(self, repo_id: str, *, private: bool = True, **options: Any) -> str:
-        """Upload to owner/name; private unless `private=False`. Other options are the mixin's (token=...). Returns the commit's address.
+        """Upload to owner/name; private unless `private=False`. Other options are the mixin's (token=...). Returns the
+        commit's address.
 
-        Raises ValueError for another form of name, and where the upload fails (no network, not logged in, no right to write there).
+        Raises ValueError for another form of name, and where the upload fails (no network, not logged in, no right to
+        write there).
         """
         if not isinstance(repo_id, str) or len([part for part in repo_id.split("/") if part]) != 2:
             raise ValueError(f"expected the name of a repository as owner/name, got {repo_id!r}")

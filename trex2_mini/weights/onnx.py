@@ -1,12 +1,15 @@
-"""The model as ONNX programs, for a browser, a phone or any runtime: the interactive split of the paper, encode once and prompt often.
+"""The model as ONNX programs, for a browser, a phone or any runtime: the interactive split of the paper, encode once
+and prompt often.
 
     encoder.onnx   image [1, 3, H, W], RGB in 0..1          -> tokens [1, N, D]
-    prompt.onnx    tokens; coords, is_point, mask           -> visual prompts V [1, C, D]   (coords as in `RegionPrompts`)
+    prompt.onnx    tokens; coords, is_point, mask           -> visual prompts V [1, C, D]   (coords as in
+    `RegionPrompts`)
     decoder.onnx   tokens, prompts [1, C, D]                -> logits [1, Q, C], boxes [1, Q, 4] cxcywh in 0..1
     export.json    the sizes, the names of inputs and outputs, and what the detector does around them (scaling, NMS)
 
 Prompt and decoder are two programs, so that text embeddings (kept as a table in export.json) and mixtures can be
-decoded too. H and W are fixed by the export and nothing is padded; the numbers of categories C and of prompts K are free.
+decoded too. H and W are fixed by the export and nothing is padded; the numbers of categories C and of prompts K are
+free.
 """
 
 from __future__ import annotations

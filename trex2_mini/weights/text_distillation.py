@@ -1,12 +1,14 @@
 """Teach the small text tower words that no picture taught it, with a sentence encoder as the teacher.
 
-A tower that has read only the training names knows nothing of others. The paper starts from CLIP's tower, whose weights need a network; the
-sentence encoder MiniLM (all-MiniLM-L6-v2, Apache-2.0) comes as a package. It is needed here and never again: detection uses the tower alone.
+A tower that has read only the training names knows nothing of others. The paper starts from CLIP's tower, whose weights
+need a network; the sentence encoder MiniLM (all-MiniLM-L6-v2, Apache-2.0) comes as a package. It is needed here and
+never again: detection uses the tower alone.
 
-The detector keeps its T of the names it was trained with. Every other word shall mean a mixture of those, weighted by how near it is to each in
-the teacher's eyes: "cattle" becomes nearly "cow", "lynx" a "cat" with some "leopard" in it. The words come from ImageNet's synsets
-(timm carries them), Unicode's pictographs and the emoji catalogue with its synonyms: words only, no picture of any of them. Of a word that
-ImageNet knows the teacher reads what a dictionary says ("lorry, camion: a large truck ..."), which tells more than the bare word.
+The detector keeps its T of the names it was trained with. Every other word shall mean a mixture of those, weighted by
+how near it is to each in the teacher's eyes: "cattle" becomes nearly "cow", "lynx" a "cat" with some "leopard" in it.
+The words come from ImageNet's synsets (timm carries them), Unicode's pictographs and the emoji catalogue with its
+synonyms: words only, no picture of any of them. Of a word that ImageNet knows the teacher reads what a dictionary says
+("lorry, camion: a large truck ..."), which tells more than the bare word.
 """
 
 from __future__ import annotations
@@ -41,7 +43,8 @@ def catalogue_names() -> list[str]:
 
 
 def vocabulary() -> dict[str, list[str]]:
-    """About 39,000 names of things, in alphabetical order, each with what the teacher reads for it: a line of the dictionary for each of its
+    """About 39,000 names of things, in alphabetical order, each with what the teacher reads for it: a line of the
+    dictionary for each of its
     senses where ImageNet knows it ("crane: lifts and moves heavy objects ..."), else the name itself."""
     imagenet = ImageNetInfo("imagenet22k")
     senses: dict[str, list[str]] = {}
@@ -55,7 +58,8 @@ def vocabulary() -> dict[str, list[str]]:
 
 
 def teacher_embeddings(names: Sequence[str], batch_size: int = 256) -> Tensor:
-    """MiniLM's embeddings [n, 384] of names or sentences, unit length. About ten minutes for a `vocabulary` on one core.
+    """MiniLM's embeddings [n, 384] of names or sentences, unit length. About ten minutes for a `vocabulary` on one
+    core.
 
     Raises:
         ValueError: the teacher is not installed.
@@ -79,7 +83,9 @@ def teacher_embeddings(names: Sequence[str], batch_size: int = 256) -> Tensor:
 
 
 def likeness(words: dict[str, list[str]], known: Sequence[str]) -> Tensor:
-    """The teacher's cosines [n, K] of n words (`vocabulary`) and K names; of a word's senses, that which is nearest to the name counts."""
+    """The teacher's cosines [n, K] of n words (`vocabulary`) and K names; of a word's senses, that which is nearest to
+    the name counts.
+    """
     senses = list(dict.fromkeys(sense for own in words.values() for sense in own))
     cosines = teacher_embeddings(senses) @ teacher_embeddings(known).T
     place = {sense: i for i, sense in enumerate(senses)}
@@ -105,7 +111,8 @@ def distil(
     batch_size: int = 512,
     seed: int = 0,
 ) -> float:
-    """Train `encoder` until T of `names` points where `targets` points and T of `known` is `vectors`; 1,000 steps take about six minutes.
+    """Train `encoder` until T of `names` points where `targets` points and T of `known` is `vectors`; 1,000 steps take
+    about six minutes.
 
     Args:
         names, targets: n words and [n, D].

@@ -1,21 +1,26 @@
-"""Start a TRex2 from open detectors' weights, given as a state dict: transformers' Deformable DETR and Grounding DINO, newocean-group/T-Rex2.
+"""Start a TRex2 from open detectors' weights, given as a state dict: transformers' Deformable DETR and Grounding DINO,
+newocean-group/T-Rex2.
 
     python -m trex2_mini warm-start --from IDEA-Research/grounding-dino-tiny --preset swin_t --out runs/warm
     report = warm_start(model, open_detector("IDEA-Research/grounding-dino-tiny"))
     print(report)                      # what was taken, what was not, and why
 
-Swin and other ImageNet backbones come through timm and CLIP's text tower through open_clip already when `TRex2(config)` is built.
-What these detectors have and T-Rex2 has not (it is prompted late) stays behind: fusion with text, their text encoders, class heads.
-Grounding DINO's Swin normalises each stage's output and timm's does not, so its first three projections meet other numbers than they were
-trained on; its position embedding counts cells from their far corner, ours from their centre. Both must be learned anew. timm rolls a map
-before it pads it to whole windows, transformers after: with sides that are no multiples of 7 x 32 pixels the borders of Swin's maps differ.
+Swin and other ImageNet backbones come through timm and CLIP's text tower through open_clip already when `TRex2(config)`
+is built. What these detectors have and T-Rex2 has not (it is prompted late) stays behind: fusion with text, their text
+encoders, class heads. Grounding DINO's Swin normalises each stage's output and timm's does not, so its first three
+projections meet other numbers than they were trained on; its position embedding counts cells from their far corner,
+ours from their centre. Both must be learned anew. timm rolls a map
+before it pads it to whole windows, transformers after: with sides that are no multiples of 7 x 32 pixels the borders of
+    Swin's maps differ.
 
-newocean-group/T-Rex2 (visual prompts only; its src/ was read, model.py at 6b6afcd and the rest at e825edc, its weights were not seen). Backbone,
-encoder, decoder and box heads have our form and are taken; so are the prompt encoder's blocks. It is a start, not a conversion that detects: a
-prompt's place is a perceptron of its box, added anew in each block, instead of eq. 1 to 3; a category's vector is the mean of its prompts' outputs
-instead of a class token's (eq. 5); labels are scaled cosines with a perceptron of that vector, another one after each layer, instead of eq. 8; Swin's
-outputs are normalised; the decoder has no last norm. For its Swin-T: a config.json of `swin_t` with ffn_dim 1024 and position_temperature 100.
-Its file is a pickle, which nothing here reads. Where you trust it, in an environment of your own:
+newocean-group/T-Rex2 (visual prompts only; its src/ was read, model.py at 6b6afcd and the rest at e825edc, its weights
+were not seen). Backbone, encoder, decoder and box heads have our form and are taken; so are the prompt encoder's
+blocks. It is a start, not a conversion that detects: a prompt's place is a perceptron of its box, added anew in each
+block, instead of eq. 1 to 3; a category's vector is the mean of its prompts' outputs instead of a class token's (eq.
+5); labels are scaled cosines with a perceptron of that vector, another one after each layer, instead of eq. 8; Swin's
+outputs are normalised; the decoder has no last norm. For its Swin-T: a config.json of `swin_t` with ffn_dim 1024 and
+position_temperature 100. Its file is a pickle, which nothing here reads. Where you trust it, in an environment of your
+own:
 
     state = torch.load("checkpoint.pth", map_location="cpu", weights_only=True)["model"]
     safetensors.torch.save_file({k: v.contiguous() for k, v in state.items()}, "newocean.safetensors")
@@ -45,7 +50,8 @@ _DECODER = r"model\.decoder\.layers\.(\d+)\."
 _BACKBONE = "image_encoder.backbone.body."
 _OCEAN_SWIN = r"image_encoder\.backbone\.0\."
 _OCEAN_ENCODER = r"image_encoder\.encoder\.layers\.(\d+)\."
-_OCEAN_LAYER = r"(box_decoder|visual_prompt_encoder)\.(?:decoder|visual_encoder)\.layers\.(\d+)\."  # one class there, two here
+# one class there, two here
+_OCEAN_LAYER = r"(box_decoder|visual_prompt_encoder)\.(?:decoder|visual_encoder)\.layers\.(\d+)\."
 _RULES = [  # their name -> ours; the first that fits counts
     (_SWIN + r"embeddings\.patch_embeddings\.projection\." + _PARAMETER, _BACKBONE + r"patch_embed.proj.\1"),
     (_SWIN + r"embeddings\.norm\." + _PARAMETER, _BACKBONE + r"patch_embed.norm.\1"),
@@ -104,14 +110,18 @@ _RULES = [  # their name -> ours; the first that fits counts
 
 @dataclass
 class WarmStart:
-    """taken: our tensors that were set; new: ours that stay as they were; left: their tensors that were not used, with the reason."""
+    """taken: our tensors that were set; new: ours that stay as they were; left: their tensors that were not used, with
+    the reason.
+    """
 
     taken: list[str] = field(default_factory=list)
     new: list[str] = field(default_factory=list)
     left: dict[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        """A table: our parts with the tensors taken and those as they were, then their tensors that were left, by reason."""
+        """A table: our parts with the tensors taken and those as they were, then their tensors that were left, by
+        reason.
+        """
         taken, new = Counter(map(_part, self.taken)), Counter(map(_part, self.new))
         lines = [f"{'our part':36s} {'taken':>6s} {'as they were':>13s}"]
         lines += [f"{part:36s} {taken[part]:6d} {new[part]:13d}" for part in sorted(taken | new)]
@@ -130,7 +140,10 @@ def _part(name: str) -> str:
 _REASONS = [  # why a tensor of theirs has no place; the first pattern found in its name counts
     (r"fusion_layer|text_enhancer|encoder_attn_text", "fusion of image and text: T-Rex2 is prompted late"),
     (r"text_backbone|text_projection", "BERT's text encoder: T-Rex2's is CLIP's"),
-    (r"visual_prompt_encoder\.", "prompts' places, and their mean: eq. 1 to 3 and the class token (eq. 5) are other functions"),
+    (
+        r"visual_prompt_encoder\.",
+        "prompts' places, and their mean: eq. 1 to 3 and the class token (eq. 5) are other functions",
+    ),
     (r"contrastive_head", "labels as scaled cosines with a perceptron of the prompt, not eq. 8"),
     (r"ca_visual", "attention to prompts, which is not used there either"),
     (r"denoising|class_embed|dec_score_head", "a class head: T-Rex2's labels are dot products with prompts (eq. 8)"),
@@ -146,10 +159,12 @@ def _reason(name: str) -> str:
 
 
 def open_detector(source: str) -> dict[str, Tensor]:
-    """The state dict of a Deformable DETR or Grounding DINO: a folder of transformers' (config.json, *.safetensors), or owner/name on the Hub;
+    """The state dict of a Deformable DETR or Grounding DINO: a folder of transformers' (config.json, *.safetensors), or
+    owner/name on the Hub;
     or of any file *.safetensors.
 
-    Read by transformers itself (it knows the older names of parameters), safetensors only. HF_HUB_OFFLINE=1 asks no network.
+    Read by transformers itself (it knows the older names of parameters), safetensors only. HF_HUB_OFFLINE=1 asks no
+    network.
     Raises ValueError: transformers is missing, no such weights or no safetensors here, or another kind of model.
     """
     if source.endswith(".safetensors"):
@@ -184,7 +199,8 @@ def open_detector(source: str) -> dict[str, Tensor]:
 
 
 def warm_start_folder(source: str, config: Config, out: str | Path, pretrained: bool = True) -> WarmStart:
-    """Build config's model, fill it from `open_detector(source)`, write it as a checkpoint into `out` (refused if one is there).
+    """Build config's model, fill it from `open_detector(source)`, write it as a checkpoint into `out` (refused if one
+    is there).
 
     pretrained: timm's ImageNet and open_clip's CLIP weights first (they need a network or a cache). Raises ValueError.
     """
@@ -212,9 +228,11 @@ def _translate(name: str) -> str | None:
 
 
 def warm_start(model: TRex2, tensors: dict[str, Tensor]) -> WarmStart:
-    """Copy into `model` what fits of a state dict (Deformable DETR or Grounding DINO of transformers, or newocean-group's TRex2); in place.
+    """Copy into `model` what fits of a state dict (Deformable DETR or Grounding DINO of transformers, or
+    newocean-group's TRex2); in place.
 
-    A tensor of another shape or layer is left and reported. Raises ValueError when not one encoder tensor fits: nothing is changed then.
+    A tensor of another shape or layer is left and reported. Raises ValueError when not one encoder tensor fits: nothing
+    is changed then.
     """
     own, report = model.state_dict(), WarmStart()
     found: dict[str, Tensor] = {}

@@ -1,6 +1,7 @@
 """The embedded family as a whole: all sets made at once, counted, and shown on one sheet.
 
-python -m trex2_mini.datasets.emoji_family     # make all; write data/emoji_manifest.json and data/emoji_family.jpg anew, print the table
+python -m trex2_mini.datasets.emoji_family     # make all; write data/emoji_manifest.json and data/emoji_family.jpg
+anew, print the table
 """
 
 from __future__ import annotations
@@ -44,7 +45,9 @@ def open_made(name: str, root: Path | str | None = None) -> CocoDataset:
 
 
 def statistics(dataset: CocoDataset) -> dict:
-    """What a set holds: images, annotations, categories (listed), novel among them, boxes an image, median box side in px."""
+    """What a set holds: images, annotations, categories (listed), novel among them, boxes an image, median box side in
+    px.
+    """
     boxes = np.array([annotation["bbox"] for annotation in dataset.coco["annotations"]], dtype=float).reshape(-1, 4)
     return {
         "images": len(dataset),
@@ -108,7 +111,9 @@ def table(sets: dict[str, dict]) -> str:
 
 
 def publish() -> None:
-    """Make all sets and record what they must be (data/emoji_manifest.json, committed), draw the sheet, print the table."""
+    """Make all sets and record what they must be (data/emoji_manifest.json, committed), draw the sheet, print the
+    table.
+    """
     expected = {}
     for name, folder in zip(EMOJI_SETS, make_family()):
         manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))

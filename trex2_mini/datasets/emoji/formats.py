@@ -2,11 +2,14 @@
 
 scenes, coco, wild   COCO's instances format                              annotations.json
 lvis                 LVIS v1, federated (Gupta et al. 2019, section 3)    annotations.json, the full truth in truth.json
-count                FSC147's points and three exemplar boxes             annotation_FSC147_384.json, Train_Test_Val_FSC_147.json,
-                                                                          ImageClasses_FSC147.txt, COCO boxes in annotations.json
+count                FSC147's points and three exemplar boxes             annotation_FSC147_384.json,
+                                                                          Train_Test_Val_FSC_147.json,
+                                                                          ImageClasses_FSC147.txt, COCO boxes in
+                                                                          annotations.json
 count-lvis           FSCD-LVIS: one counted category among several        count_test.json, all boxes in annotations.json
 clips                COCO-VID: videos, frame_index, track_id              annotations.json
-captions             COCO's captions format                               captions.json, the hidden boxes in annotations.json
+captions             COCO's captions format                               captions.json, the hidden boxes in
+                     annotations.json
 sa                   boxes on some objects, no names (as SA-1B)           annotations.json, the full truth in truth.json
 """
 
@@ -121,8 +124,10 @@ def training_counts(scenes: int = FREQUENCY_SCENES) -> tuple[tuple[int, int], ..
 def federated(truth: dict, seed: int) -> dict:
     """LVIS's federated annotation: only what annotators were asked about is known, image by image.
 
-    A category that an image holds is annotated there with chance 0.75 (one never trained, always: LVIS too searched images for its
-    rare ones). One of three or more instances is left incomplete with chance 0.2, and said so (not_exhaustive_category_ids).
+    A category that an image holds is annotated there with chance 0.75 (one never trained, always: LVIS too searched
+    images for its
+    rare ones). One of three or more instances is left incomplete with chance 0.2, and said so
+    (not_exhaustive_category_ids).
     5 to 14 absent categories were looked for in vain (neg_category_ids); half of them resemble what is there. About all
     others nothing is known, so an evaluation must not judge what is found of them.
     Groups go by the number of training images, as LVIS defines them: r up to 10, c up to 100, f above.
@@ -190,7 +195,9 @@ def fsc147(truth: dict) -> dict[str, object]:
 
 
 def exemplars(truth: dict) -> dict:
-    """FSCD-LVIS's count file: three exemplar boxes [x, y, w, h] an image; the counted category is the most frequent one there."""
+    """FSCD-LVIS's count file: three exemplar boxes [x, y, w, h] an image; the counted category is the most frequent one
+    there.
+    """
     entries = []
     for image_id, held in by_image(truth).items():
         (counted, _), *_ = Counter(annotation["category_id"] for annotation in held).most_common()

@@ -59,7 +59,8 @@ class _Many(SceneGenerator):
 
 
 def _many(kind: str, seed: int, index: int, held: list[int]) -> Sample:
-    """A picture to count in. count: 20 to 300 of one category; count-lvis: 12 to 60 of the first, 2 to 8 of each other one.
+    """A picture to count in. count: 20 to 300 of one category; count-lvis: 12 to 60 of the first, 2 to 8 of each other
+    one.
 
     The more there are, the smaller they are: were all of them square, together they would cover 45 % of the picture.
     """
@@ -80,7 +81,8 @@ def _many(kind: str, seed: int, index: int, held: list[int]) -> Sample:
 def clip(seed: int, index: int, held: list[int]) -> list[Picture]:
     """A clip: objects that move, turn, grow and pass before one another over a ground that stands still.
 
-    An object keeps its track_id (1, 2, ...) through the clip and is annotated where at least a fifth of it (`visibility`)
+    An object keeps its track_id (1, 2, ...) through the clip and is annotated where at least a fifth of it
+    (`visibility`)
     and 5 px each way are seen; while it is hidden or outside its track pauses.
     """
     rng = np.random.default_rng([seed, index])

@@ -2,7 +2,8 @@
 
     a ground (generator, height, width) -> float32 [H, W, 3]              lies under the objects
     an ink   (generator, patch [h, w, 4]) -> patch, premultiplied alpha   is an object's colour, and what is added to it
-    a look   (generator, picture [H, W, 3]) -> picture                    changes the whole picture, never where things are
+    a look   (generator, picture [H, W, 3]) -> picture                    changes the whole picture, never where things
+    are
 
 Values are float32 in 0..255; grounds and looks may overshoot, the scene clips.
 """

@@ -16,9 +16,12 @@ from trex2_mini.datasets.scenes.generator import SIZES, SceneGenerator
 
 
 class EmojiBatches:
-    """Fresh emoji scenes without end; one picture size a batch, so that nothing is padded. Every second scene holds the categories of
-    the one before it, so that visual prompts can be trained across images. balance: see `open_batches`. catalogue, sizes (height, width):
-    a smaller world than all emoji in scenes of the usual sizes (reproduction/ablations.py). short_side: scenes are enlarged by short_side / 192, as
+    """Fresh emoji scenes without end; one picture size a batch, so that nothing is padded. Every second scene holds the
+    categories of
+    the one before it, so that visual prompts can be trained across images. balance: see `open_batches`. catalogue,
+    sizes (height, width):
+    a smaller world than all emoji in scenes of the usual sizes (reproduction/ablations.py). short_side: scenes are
+    enlarged by short_side / 192, as
     the detector enlarges the embedded sets' pictures for a model of that short side."""
 
     def __init__(
@@ -56,7 +59,9 @@ def enlarged(sample: Sample, scale: float) -> Sample:
 def to_tensors(sample: Sample) -> tuple[tv_tensors.Image, tv_tensors.BoundingBoxes]:
     """Picture [3, H, W] and boxes, for torchvision's transforms, which move both."""
     picture = tv_tensors.Image(torch.from_numpy(np.ascontiguousarray(sample.image)).permute(2, 0, 1))
-    return picture, tv_tensors.BoundingBoxes(torch.from_numpy(sample.boxes), format="XYXY", canvas_size=sample.image.shape[:2])
+    return picture, tv_tensors.BoundingBoxes(
+        torch.from_numpy(sample.boxes), format="XYXY", canvas_size=sample.image.shape[:2]
+    )
 
 
 def to_array(picture: torch.Tensor) -> np.ndarray:

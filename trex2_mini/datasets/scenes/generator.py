@@ -67,7 +67,8 @@ def turned(key: str, side: float, angle: float, flip: float = 1.0, stretch: floa
     Args:
         key: of the icon, see `icon_pyramid`.
         side: its long side before it is turned, px.
-        angle: radians. flip: 1, or -1 for its mirror image. stretch: its width grows by this factor, its height shrinks.
+        angle: radians. flip: 1, or -1 for its mirror image. stretch: its width grows by this factor, its height
+            shrinks.
 
     Returns:
         float32 [h, w, 4], premultiplied alpha, 0..255.
