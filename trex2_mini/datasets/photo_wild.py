@@ -1,7 +1,8 @@
 """photo-wild: small sets of photographs that nothing here was trained on, the real cousin of emoji-wild (and of ODinW).
 
 The sets lie in the repository, as data/photo-wild/SET/{examples,val}: visual prompts are taken from `examples`,
-AP is measured on `val`. `build` made them from the larger sets in ../shared/wild, with a fixed seed; the same sources give the same pictures again:
+AP is measured on `val`. `build` made them from the larger sets in ../shared/wild, with a fixed seed; the same sources
+give the same pictures again:
 
     python -m trex2_mini.datasets.photo_wild ../shared/wild
 
@@ -62,7 +63,7 @@ def thumbnail(path: Path) -> np.ndarray:
 
 
 def alikeness(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Correlation of thumbnails [N, 256] and [M, 256], also if one is mirrored: [N, M] in -1..1, 1: the same picture."""
+    """Correlation of thumbnails [N, 256] and [M, 256], also if one is mirrored: [N, M] in -1..1 (1: the same)."""
     mirrored = second.reshape(-1, 16, 16)[:, :, ::-1].reshape(-1, 256)
     return np.maximum(first @ second.T, first @ mirrored.T)
 

@@ -2,8 +2,8 @@
 
     python -m trex2_mini suite photo-wild --checkpoint nano-photo
 
-Every set is measured by `together`, with the examples of its own other split. AP depends on the set's domain far more than
-on the detector's draws, so the median stands beside the mean.
+Every set is measured by `together`, with the examples of its own other split. AP depends on the set's domain far
+more than on the draws, so the median stands beside the mean.
 """
 
 from __future__ import annotations
