@@ -12,8 +12,8 @@ from filelock import FileLock
 from tiny import NAMES, TINY, seeded_model, squares
 
 from trex2_mini import checkpoint
-from trex2_mini.__main__ import main
 from trex2_mini.checkpoint import CheckpointError, load_model, read_tensors
+from trex2_mini.cli import main
 from trex2_mini.config import TrainConfig, preset
 from trex2_mini.training.iteration import iteration_kinds, iteration_losses, visual_prompts
 from trex2_mini.training.trainer import Trainer, learning_rate_factor, make_optimizer
