@@ -93,7 +93,8 @@ def load_model(source: str | Path) -> tuple[TRex2, Config, Path]:
         folder = folder.parent
     if not (folder / "config.json").is_file():
         raise CheckpointError(
-            f"no checkpoint at {source!s}: expected a folder with config.json and model.safetensors, or one of {shipped()}"
+            f"no checkpoint at {source!s}: expected a folder with config.json and model.safetensors, or one of"
+            f" {shipped()}"
         )
     config = Config.load(folder / "config.json")
     path = folder / "model.safetensors"
@@ -114,8 +115,9 @@ def load_weights(model: torch.nn.Module, tensors: dict[str, Tensor], source: str
     ]
     if missing or unknown or shapes:
         raise CheckpointError(
-            f"{source} belongs to another model: {len(missing)} tensors are missing (first: {missing[:3]}), {len(unknown)} unknown "
-            f"(first: {unknown[:3]}), {len(shapes)} of another shape (first: {shapes[:3]}). Is the config.json beside it its own?"
+            f"{source} belongs to another model: {len(missing)} tensors are missing (first: {missing[:3]}),"
+            f" {len(unknown)} unknown (first: {unknown[:3]}), {len(shapes)} of another shape (first: {shapes[:3]}). Is"
+            " the config.json beside it its own?"
         )
     model.load_state_dict({k: v.to(own[k].dtype) for k, v in tensors.items()})
 

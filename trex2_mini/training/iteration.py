@@ -183,8 +183,8 @@ def batch_parts(config: TrainConfig) -> int:
     processes = process()[1]
     if config.parts < 1 or config.batch_size < 1 or config.batch_size % math.lcm(config.parts, processes):
         raise ValueError(
-            f"a batch of {config.batch_size} pictures cannot be divided into parts = {config.parts} on {processes} processes; "
-            "choose a batch_size that is a multiple of both"
+            f"a batch of {config.batch_size} pictures cannot be divided into parts = {config.parts} on {processes}"
+            " processes; choose a batch_size that is a multiple of both"
         )
     return math.lcm(config.parts, processes)
 

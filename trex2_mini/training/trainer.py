@@ -139,7 +139,8 @@ class Trainer:
             raise CheckpointError(f"{self.state_path} is not a training state; expected one that Trainer.save wrote")
         if Config.from_json(metadata["config"], str(self.state_path)).model != self.config.model:
             raise CheckpointError(
-                f"{self.state_path} is a run of another model; go on with its own configuration: --config {self.run / 'config.json'}"
+                f"{self.state_path} is a run of another model; go on with its own configuration: --config"
+                f" {self.run / 'config.json'}"
             )
         load_weights(
             self.model,
@@ -168,7 +169,8 @@ class Trainer:
         )  # these decide no shape
         if model_config != self.config.model:
             raise CheckpointError(
-                f"{path} is another model than {self.config.name!r}; train with its own --config {path.parent / 'config.json'}"
+                f"{path} is another model than {self.config.name!r}; train with its own --config"
+                f" {path.parent / 'config.json'}"
             )
         self.model.load_state_dict(model.state_dict())
         self._restart_average()
@@ -253,7 +255,8 @@ class Trainer:
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), train.clip_norm)
         if not torch.isfinite(norm):
             raise FloatingPointError(
-                f"the gradient is not finite at step {self.step}; the last saved state is {self.state_path}; lower the learning rate"
+                f"the gradient is not finite at step {self.step}; the last saved state is {self.state_path}; lower the"
+                " learning rate"
             )
         self.optimizer.step()
         if self.average:

@@ -18,7 +18,9 @@ FRAMES = 20  # of a clip
 
 @dataclass
 class Picture:
-    """A picture of a set: its objects, what its entry in "images" says besides, and what each of its annotations does."""
+    """A picture of a set: its objects, what its entry in "images" says besides, and what each of its
+    annotations does.
+    """
 
     sample: Sample
     file_name: str
