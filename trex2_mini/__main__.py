@@ -72,7 +72,10 @@ def main(arguments: list[str] | None = None) -> int:
     evaluate.add_argument(
         "--data", default="emoji-val", help="emoji-val, or a folder with annotations.json and images/"
     )
-    evaluate.add_argument("--reference", default="emoji-reference", help="where Visual-G draws its examples")
+    evaluate.add_argument(
+        "--reference",
+        help="where Visual-G draws its examples (default: the other split of a wild set, else emoji-reference)",
+    )
     evaluate.add_argument(
         "--protocol", required=True, metavar="P",
         choices=["text", "visual-i", "visual-i-others", "visual-i-negatives", "visual-g", "mixed", "region", "region-visual", "counting", "video"],
@@ -125,6 +128,16 @@ def main(arguments: list[str] | None = None) -> int:
     score.add_argument("--limit", type=int, help="only the first so many images of each set")
     score.add_argument("--json", type=Path, help="write the results here; an interrupted run goes on")
     score.set_defaults(command_function=_scorecard)
+
+    suite = commands.add_parser("suite", help="all protocols over a suite of small sets, with mean and median")
+    suite.add_argument("name", choices=["photo-wild", "emoji-wild"])
+    suite.add_argument("--checkpoint", default="nano-photo", help="a shipped name or a folder (default nano-photo)")
+    suite.add_argument("--examples", type=int, default=16, metavar="N", help="pictures a category (default 16)")
+    suite.add_argument("--draws", type=int, default=3, metavar="K", help="of examples and prompts (default 3)")
+    suite.add_argument("--limit", type=int, help="only the first so many images of each set")
+    suite.add_argument("--seed", type=int, default=0)
+    suite.add_argument("--json", type=Path, help="write the result here")
+    suite.set_defaults(command_function=_suite)
 
     detect = commands.add_parser("detect", help="detect on a picture, or on all of a folder")
     detect.add_argument("image", type=Path, help="a picture or a folder of them")
@@ -415,6 +428,15 @@ def _scorecard(options: argparse.Namespace) -> None:
     from trex2_mini.reproduction.scorecard import as_table, scorecard
 
     print(as_table(scorecard(options.checkpoint, options.draws, options.limit, options.json, options.source)), end="")
+
+
+def _suite(options: argparse.Namespace) -> None:
+    from .evaluation.suite import as_table, measure_suite
+
+    asked = {key: getattr(options, key) for key in ("examples", "draws", "limit", "seed")}
+    result = measure_suite(options.checkpoint, options.name, **asked)
+    _write_json(options.json, result)
+    print(as_table(result), end="")
 
 
 def _detect(options: argparse.Namespace) -> None:

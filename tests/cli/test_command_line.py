@@ -117,3 +117,25 @@ def test_the_shipped_checkpoint_finds_what_it_is_shown():
     assert result["AP"] > 60 and result["AP"] > result["echo"] + 5
     others = evaluate("nano-emoji", "emoji-val", "visual-i-others", limit=40, progress=False)
     assert others["AP"] > 40 and others["echo"] == 0
+
+
+def test_a_suite_is_a_table_with_mean_and_median(monkeypatch, capsys, tmp_path):
+    from trex2_mini.evaluation import suite
+
+    one = {"photo-wild-ships/val": "photo-wild-ships/examples"}
+    monkeypatch.setattr(suite, "suites", lambda: {"photo-wild": one})
+    asked = [
+        "suite",
+        "photo-wild",
+        "--examples",
+        "1",
+        "--draws",
+        "1",
+        "--limit",
+        "1",
+        "--json",
+        str(tmp_path / "a.json"),
+    ]
+    assert main(asked) == 0
+    assert capsys.readouterr().out.startswith("| AP | ships | mean | median |\n")
+    assert json.loads((tmp_path / "a.json").read_text())["AP"]["echo"]["mean"] > 0
