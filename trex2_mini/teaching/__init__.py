@@ -11,6 +11,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
+from IPython.display import SVG, display
 from matplotlib_inline.backend_inline import set_matplotlib_formats
 from torchvision.ops import box_iou
 
@@ -18,6 +19,7 @@ from trex2_mini.detector import Detections
 from trex2_mini.evaluation.provenance import describe_code
 from trex2_mini.paths import REPOSITORY
 from trex2_mini.reproduction.paper import paper_table
+from trex2_mini.teaching.architecture import HERE, architecture
 
 
 class Table(pd.DataFrame):
@@ -35,9 +37,12 @@ class Table(pd.DataFrame):
 
 
 def begin(name: str, output_dir: str = "", pictures: bool = True) -> Path:
-    """The folder of a notebook's output, made if missing: `output_dir`, or runs/NAME in the repository. Also sets the
-    look of figures: JPEG where they show pictures, else PNG.
+    """The folder of a notebook's output, made if missing: `output_dir`, or runs/NAME in the repository.
+
+    Shows the figure of the model with the parts marked that the notebook is about (name: begins with its number), and
+    sets the look of figures: JPEG where they show pictures, else PNG.
     """
+    display(SVG(architecture(HERE.get(name[:2], ()))))
     if pictures:
         set_matplotlib_formats("jpeg", pil_kwargs={"quality": 85}, bbox_inches="tight")
     else:
