@@ -30,8 +30,8 @@ from PIL import Image
 from tiny import NAMES, TINY, seeded_model, squares
 
 from trex2_mini import annotations
-from trex2_mini.__main__ import main
 from trex2_mini.checkpoint import load_model, save_model, write_tensors
+from trex2_mini.cli import main
 from trex2_mini.config import Config
 from trex2_mini.datasets.counting import CountingDataset
 from trex2_mini.datasets.registry import open_dataset

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -69,9 +70,14 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         ) from None
 
 
-def save_model(folder: Path, model: TRex2, config: Config, half: bool = True) -> None:
-    """Write `model.safetensors` and `config.json` into `folder`."""
-    tensors = {k: v.half() if half and v.is_floating_point() else v for k, v in model.state_dict().items()}
+def save_model(
+    folder: Path, model: TRex2, config: Config, weights: Mapping[str, Tensor] | None = None, half: bool = True
+) -> None:
+    """Write `model.safetensors` and `config.json` into `folder`.
+
+    weights: stand in for the model's own, by name (an average of them)."""
+    whole = {**model.state_dict(), **(weights or {})}
+    tensors = {k: v.half() if half and v.is_floating_point() else v for k, v in whole.items()}
     write_tensors(folder / "model.safetensors", tensors)
     write_text(folder / "config.json", config.to_json())
 

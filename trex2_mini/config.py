@@ -137,6 +137,10 @@ class TrainConfig:
     # the last part of the steps, over which the learning rate falls linearly to 2 % of itself
     decay_fraction: Share = 0.25
     clip_norm: Number = 1.0
+    # what is used in the end is an average of the weights, of which each step keeps this share; 0: the last weights
+    ema: Annotated[float, Field(ge=0, le=0.999999)] = 0.0
+    # px; each step's pictures have one of these short sides, drawn evenly (one may stand here twice); 0: the model's
+    short_sides: Annotated[tuple[_whole(0, 8192), ...], Field(min_length=1, max_length=8)] = (0,)
     # visual iterations for one text iteration; 0: both in every iteration, on one encoding of the images
     visual_per_text: Count = 0
     text_first_steps: Count = 0  # text iterations only, at the start (spec section 9)

@@ -15,8 +15,8 @@ import torch
 from PIL import Image
 from tiny import NAMES, TINY, seeded_model, squares
 
-from trex2_mini.__main__ import main
 from trex2_mini.checkpoint import save_model
+from trex2_mini.cli import main
 from trex2_mini.data_engine import (
     TextEngine,
     VisualEngine,

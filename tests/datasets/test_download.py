@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from trex2_mini.__main__ import main
+from trex2_mini.cli import main
 from trex2_mini.datasets import download
 from trex2_mini.datasets.download import DownloadError, choose_images, fetch, fetch_many, unpack, whole_picture
 from trex2_mini.datasets.registry import open_dataset
@@ -330,8 +330,8 @@ def test_lvis_takes_its_pictures_from_where_they_lie(official):
 
 def test_a_wrong_name_is_refused(capsys):
     assert main(["data", "coc"]) == 1 and "no set 'coc'" in capsys.readouterr().err
-    assert main(["data", "coco", "--images", "0"]) == 1 and "at least 1" in capsys.readouterr().err
-    assert main(["data", "check"]) == 1 and "data check FOLDER" in capsys.readouterr().err
+    assert main(["data", "coco", "--images", "0"]) == 2 and "x>=1" in capsys.readouterr().err
+    assert main(["data", "check"]) == 2 and "NAME|FOLDER" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(

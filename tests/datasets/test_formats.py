@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from trex2_mini.__main__ import main
+from trex2_mini.cli import main
 from trex2_mini.datasets.counting import CountingDataset
 from trex2_mini.datasets.formats import lvis_dataset, prompt_name
 from trex2_mini.datasets.registry import open_dataset

@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from trex2_mini.__main__ import main
+from trex2_mini.cli import main
 from trex2_mini.paths import REPOSITORY
 from trex2_mini.reproduction.batches import (
     COLUMNS,

@@ -7,8 +7,8 @@ import json
 import pytest
 
 from trex2_mini.checkpoint import shipped
+from trex2_mini.evaluation.tables import as_markdown
 from trex2_mini.reproduction.scorecard import LINES, Line, as_table, judged, scorecard
-from trex2_mini.reproduction.tables import as_markdown
 
 
 def test_every_shipped_checkpoint_has_lines():

@@ -16,8 +16,8 @@ import pytest
 import torch
 from tiny import NAMES, TINY, squares
 
-from trex2_mini.__main__ import main
 from trex2_mini.checkpoint import load_model, read_tensors, write_tensors
+from trex2_mini.cli import main
 from trex2_mini.processes import one_of_many, process
 from trex2_mini.training.iteration import batch_parts
 from trex2_mini.training.trainer import Trainer

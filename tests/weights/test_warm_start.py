@@ -22,8 +22,8 @@ from transformers import (
     SwinConfig,
 )
 
-from trex2_mini.__main__ import main
 from trex2_mini.checkpoint import load_model
+from trex2_mini.cli import main
 from trex2_mini.model.trex2 import TRex2
 from trex2_mini.weights.warm_start import open_detector, warm_start
 

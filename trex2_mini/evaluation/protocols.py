@@ -31,6 +31,7 @@ import torch
 from torch import Tensor
 
 from trex2_mini.datasets.coco import CocoDataset
+from trex2_mini.datasets.registry import reference_of
 from trex2_mini.detector import Detector
 from trex2_mini.evaluation.bank import NO_POINTS, visual_bank
 from trex2_mini.evaluation.baselines import baseline_detections
@@ -58,7 +59,8 @@ NO_BOXES = torch.zeros(0, 4)
 class Options:
     """What a protocol may be asked besides the set; each is also a keyword of `evaluate` and `answers`.
 
-    reference: where visual-g, mixed and region-visual draw their examples; categories are looked up there by name.
+    reference: where visual-g, mixed and region-visual draw their examples (default `reference_of(data)`); categories
+        are looked up there by name.
     examples: N, reference images a category (default 16); counting: boxes shown (1 to 3, default 3); video: frames
         prompted (1); visual-i-negatives: negatives a prompt (1 to 3, default 3).
     points: the visual-i protocols prompt with centre points instead of boxes.
@@ -73,7 +75,7 @@ class Options:
     seed: of every draw.
     """
 
-    reference: str | Path | CocoDataset = "emoji-reference"
+    reference: str | Path | CocoDataset | None = None
     examples: int | None = None
     points: bool = False
     synonyms: bool = False
@@ -87,10 +89,8 @@ class Options:
     batch_size: int = 8
     progress: bool = True
 
-    def of(self, protocol: str) -> Options:
-        """With the protocol's own number of examples. Raises ValueError: a number under 1, an option of another
-        protocol.
-        """
+    def of(self, protocol: str, data: str | Path | CocoDataset) -> Options:
+        """With the defaults of a protocol on a set. Raises ValueError: a number under 1, another protocol's option."""
         for option, protocols in {
             "synonyms": ("text",), "baselines": ("visual-i", "visual-i-others"), "tiles": ("counting",)
         }.items():  # fmt: skip
@@ -105,7 +105,8 @@ class Options:
         for what, number in {"examples": examples, "limit": self.limit, "batch_size": self.batch_size}.items():
             if number is not None and number < 1:
                 raise ValueError(f"{what} must be at least 1, got {number}")
-        return dataclasses.replace(self, examples=examples)
+        reference = reference_of(data) if self.reference is None else self.reference
+        return dataclasses.replace(self, examples=examples, reference=reference)
 
 
 def evaluate(
@@ -142,7 +143,7 @@ def evaluate(
     """
     if protocol not in ALL_PROTOCOLS:
         raise ValueError(f"unknown protocol {protocol!r}; expected one of {', '.join(ALL_PROTOCOLS)}")
-    options = dataclasses.replace(options or Options(), **changes).of(protocol)
+    options = dataclasses.replace(options or Options(), **changes).of(protocol, data)
     start = time.perf_counter()
     detector, weights = open_detector(checkpoint)
     if protocol == "counting":
@@ -204,7 +205,7 @@ def answers(
         raise ValueError(
             f"expected one of {', '.join(PROTOCOLS)}, video; {protocol!r} gives no detections to measure by AP"
         )
-    options = dataclasses.replace(options or Options(), **changes).of(protocol)
+    options = dataclasses.replace(options or Options(), **changes).of(protocol, data)
     detector = Detector.load(checkpoint) if isinstance(checkpoint, (str, Path)) else checkpoint
     dataset = opened(data)
     labels = choose_labels(dataset, categories)

@@ -30,8 +30,8 @@ import yaml
 from tqdm import tqdm
 
 from trex2_mini.checkpoint import SHIPPED, file_hash
+from trex2_mini.evaluation.tables import as_markdown
 from trex2_mini.paths import REPOSITORY, write_text
-from trex2_mini.reproduction.tables import as_markdown
 
 NOTEBOOKS = REPOSITORY / "notebooks"
 PARAMETERS = NOTEBOOKS / "params"

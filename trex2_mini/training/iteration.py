@@ -146,7 +146,15 @@ def iteration_losses(
             losses[f"{kind}/token"] = config.loss_token * told * share
     if config.loss_align and "visual" in prompted:
         column = torch.tensor([asked.index(c) for own in categories for c in own], device=device)
-        aligned = alignment_loss(prompted["visual"].prompts[0], prompted["text"].prompts[0], column)
+        counts = torch.tensor(
+            [
+                [name == c or s.ambiguous is None or name not in s.ambiguous for name in asked]
+                for s, own in zip(samples, categories, strict=True)
+                for c in own
+            ],
+            device=device,
+        )
+        aligned = alignment_loss(prompted["visual"].prompts[0], prompted["text"].prompts[0], column, counts)
         losses["align"] = config.loss_align * aligned * own[1] / whole[1]
     return losses
 
