@@ -25,5 +25,7 @@ def test_the_files_that_a_page_names_are_there(page):
 
 
 def test_every_room_is_on_the_map():
-    rooms = [p for p in PACKAGE.iterdir() if (p / "__init__.py").is_file() or p.suffix == ".py" and "__" not in p.name]
+    rooms = [
+        p for p in PACKAGE.iterdir() if (p / "__init__.py").is_file() or (p.suffix == ".py" and "__" not in p.name)
+    ]
     assert not [room.name for room in rooms if f"`{room.name}" not in MAP]

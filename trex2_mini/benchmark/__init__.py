@@ -39,15 +39,12 @@ def run(
     """One of BENCHMARKS.
 
     quick: small sizes, for a look at what it prints. repeats: rounds, default 5 (quick: 2). presets: those that "model"
-    measures, default
-    all three (quick: nano). images: of "evaluation", measure AP alone, of so many images, once.
+    measures, default all three (quick: nano). images: of "evaluation", measure AP alone, of so many images, once.
 
     Returns {"benchmark", "quick", "rounds", "processor", "threads", "versions", "commit", "seconds", "rows", "notes"}.
-    A row is {"what",
-    "ours", "value", "reference", "reference_value", "unit", "ratio", "goal"}: a ratio > 1 says that ours is better
-    (faster, smaller) by
-    that factor; None where there is no reference of the same run. The notes say what was left out.
-    Raises ValueError for an unknown name or preset, and where the package of a reference is missing.
+    A row is {"what", "ours", "value", "reference", "reference_value", "unit", "ratio", "goal"}: a ratio > 1 says that
+    ours is better (faster, smaller) by that factor; None where there is no reference of the same run. The notes say
+    what was left out. Raises ValueError for an unknown name or preset, and where the package of a reference is missing.
     """
     if name not in BENCHMARKS:
         raise ValueError(f"unknown benchmark {name!r}; expected one of {', '.join(BENCHMARKS)}")

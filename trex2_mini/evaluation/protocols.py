@@ -199,8 +199,7 @@ def answers(
     **changes,
 ) -> Answers:
     """The detections of one of PROTOCOLS, or of video, with what is needed to measure them. Arguments as in
-    `evaluate`.
-    """
+    `evaluate`."""
     if protocol not in (*PROTOCOLS, "video"):
         raise ValueError(
             f"expected one of {', '.join(PROTOCOLS)}, video; {protocol!r} gives no detections to measure by AP"
@@ -274,8 +273,7 @@ def _region(trial: Trial, labels: list[int], protocol: str, options: Options) ->
 
 def first_synonyms(dataset: CocoDataset) -> dict[int, str]:
     """label -> the first of the category's synonyms that is not its name (LVIS lists the name too, and writes _ for a
-    space).
-    """
+    space)."""
     found = {}
     for label, category in enumerate(dataset.categories):
         others = [s.replace("_", " ") for s in category.get("synonyms", []) if s != category["name"]]

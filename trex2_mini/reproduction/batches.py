@@ -192,9 +192,8 @@ def reproduce(runs: list[Run], out: str | Path, workers: int = 1, submitit: str 
     """Execute what is not done yet, write table.csv, table.md and table.html in `out`, and return the table.
 
     workers: runs at a time on this machine, which share its cores. submitit: "local" or "slurm" instead: every run is a
-    job.
-    Its rows: COLUMNS for each measure of each run; of a failed run one row without a measure.
-    Raises ValueError for no runs, under one worker, another executor, or if submitit is not installed.
+    job. Its rows: COLUMNS for each measure of each run; of a failed run one row without a measure. Raises ValueError
+    for no runs, under one worker, another executor, or if submitit is not installed.
     """
     if not runs or workers < 1:
         raise ValueError(f"expected at least one run and one worker, got {len(runs)} and {workers}")

@@ -175,8 +175,7 @@ def _place(data: str) -> str:
 
 def judged(line: Line, results: list[dict]) -> dict:
     """value, goal and verdict ("met", "missed" or "" where nothing was asked) of the last of `results`, whose line this
-    is.
-    """
+    is."""
     own = results[-1]
     if "missing" in own:
         return {}
