@@ -211,9 +211,7 @@ def prompts_sweep(
     seed: int = 0,
     progress: bool = True,
 ) -> dict[int, list[Answers]]:
-    """Visual-G by each number of example images, a list of draws: `examples_sweep` of repeat.py with every image
-    encoded once.
-    """
+    """Visual-G by each number of example images, a list of draws; every image is encoded once."""
     pairs = [(number, seed + draw) for number in numbers for draw in range(draws)]
     banks = visual_banks(detector, reference, test.names, pairs, progress=progress)
     trial, labels = HeldTrial(detector, test, len(test), progress=progress), list(range(len(test.names)))

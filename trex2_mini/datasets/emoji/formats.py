@@ -205,17 +205,7 @@ def exemplars(truth: dict) -> dict:
 
 
 MASS = {
-    "bacon",
-    "broccoli",
-    "cheese",
-    "coral",
-    "fire",
-    "garlic",
-    "popcorn",
-    "salad",
-    "spaghetti",
-    "sushi",
-    "toilet paper",
+    *("bacon", "broccoli", "cheese", "coral", "fire", "garlic", "popcorn", "salad", "spaghetti", "sushi", "toilet paper"),
     "wheat",
 }
 NO_PLURAL = ("ss", "us", "os")  # endings of singular names
