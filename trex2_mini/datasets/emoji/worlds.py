@@ -1,7 +1,8 @@
 """The worlds of emoji-wild: small sets that look like nothing in training, as ODinW's 35 sets do beside COCO.
 
-A world is data (worlds.yml): its own category names, where its artwork comes from, changed knobs, and up to three functions of
-styles.py that draw the ground, ink each object and change the look of the picture. The rest is the scene generator's.
+A world is data (worlds.yml): its own category names, where its artwork comes from, changed knobs, and up to three
+functions of styles.py that draw the ground, ink each object and change the look of the picture. The rest is the scene
+generator's.
 """
 
 from __future__ import annotations
