@@ -31,8 +31,7 @@ def check_boxes(boxes, height: int, width: int, what: str = "boxes") -> np.ndarr
     """A user's boxes as float32 [K, 4] xyxy pixels, clipped to the image.
 
     Corners may come in any order (a box drawn from right to left). Raises ValueError for a wrong shape, NaN, a box that
-    lies
-    outside the image and a box of no size.
+    lies outside the image and a box of no size.
     """
     array = _numbers(boxes, 4, what)
     array = np.concatenate([np.minimum(array[:, :2], array[:, 2:]), np.maximum(array[:, :2], array[:, 2:])], axis=1)

@@ -33,8 +33,7 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, st
     whole.
 
     Raises CheckpointError where it cannot be written; what was there before is still there. A process that is killed
-    within leaves its
-    `*.part` folder behind, which nothing reads.
+    within leaves its `*.part` folder behind, which nothing reads.
     """
     # a folder, since safetensors puts a draft of its own beside what it writes
     folder = path.with_name(f"{path.name}.{os.getpid()}.part")
@@ -75,7 +74,8 @@ def save_model(
 ) -> None:
     """Write `model.safetensors` and `config.json` into `folder`.
 
-    weights: stand in for the model's own, by name (an average of them)."""
+    weights: stand in for the model's own, by name (an average of them).
+    """
     whole = {**model.state_dict(), **(weights or {})}
     tensors = {k: v.half() if half and v.is_floating_point() else v for k, v in whole.items()}
     write_tensors(folder / "model.safetensors", tensors)
@@ -84,8 +84,7 @@ def save_model(
 
 def load_model(source: str | Path) -> tuple[TRex2, Config, Path]:
     """(model in eval mode and float32, its configuration, the weights' path) from a folder or the name of a shipped
-    checkpoint.
-    """
+    checkpoint."""
     folder = Path(source)
     if not folder.exists() and (SHIPPED / str(source)).is_dir():
         folder = SHIPPED / str(source)

@@ -197,8 +197,7 @@ def _merge(
     """Writes annotations.json and brings the pictures; returns the counts.
 
     Categories are the names with boxes and the dictionary's others, by name. "negative" says whether training may draw
-    a name as a negative,
-    "count" in how many pictures' captions it is (text engine).
+    a name as a negative, "count" in how many pictures' captions it is (text engine).
     """
     entry_of = {image["id"]: image for image in images}
     kept = [record for record in records if record["labels"]]

@@ -74,8 +74,7 @@ class Session:
 
     def add_upload(self, name: str, content: bytes) -> str:
         """Take in an uploaded file; with autosave it is kept in a folder beside that file, since the browser's copy is
-        gone at a restart.
-        """
+        gone at a restart."""
         name = self.add(_decoded(name, content), Path(name).name)
         if self.autosave is not None:
             path = self.autosave.with_name(f"{self.autosave.stem}_uploads") / name
@@ -115,8 +114,7 @@ class Session:
 
     def annotations(self, names: Sequence[str]) -> dict[str, tuple[int, int, Detections]]:
         """{picture: (height, width, what is on it)} of the pictures that were worked on, see `canvas.as_annotations`;
-        names: the first labels.
-        """
+        names: the first labels."""
         return {
             name: (*own["size"], as_annotations(own["prompts"], own["reviewed"], names))
             for name, own in self.work.items()

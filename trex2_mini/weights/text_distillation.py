@@ -44,8 +44,8 @@ def catalogue_names() -> list[str]:
 
 def vocabulary() -> dict[str, list[str]]:
     """About 39,000 names of things, in alphabetical order, each with what the teacher reads for it: a line of the
-    dictionary for each of its
-    senses where ImageNet knows it ("crane: lifts and moves heavy objects ..."), else the name itself."""
+    dictionary for each of its senses where ImageNet knows it ("crane: lifts and moves heavy objects ..."), else the
+    name itself."""
     imagenet = ImageNetInfo("imagenet22k")
     senses: dict[str, list[str]] = {}
     for synset in imagenet.label_names():
