@@ -286,7 +286,7 @@ def _data(options: argparse.Namespace) -> None:
         options.name = "lvis-val"
     images = None if options.full else options.images
     if options.name == "coco":
-        ids = [int(line) for line in options.ids.read_text().split()] if options.ids else None
+        ids = [int(line) for line in options.ids.read_text(encoding="utf-8").split()] if options.ids else None
         names = [download.coco(options.split, images, options.seed, ids)]
     elif options.name in LVIS_SETS:
         names = [download.lvis(options.name, images, options.seed)]
@@ -400,7 +400,7 @@ def _evaluate(options: argparse.Namespace) -> None:
 def _write_json(path: Path | None, result: dict) -> None:
     if path:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(result, indent=2) + "\n")
+        path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 
 def _benchmark(options: argparse.Namespace) -> None:

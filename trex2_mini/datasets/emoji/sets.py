@@ -226,7 +226,7 @@ def make_emoji_set(
             text = (
                 content if isinstance(content, str) else json.dumps(content, ensure_ascii=False, separators=(",", ":"))
             )
-            (draft / file_name).write_text(text, encoding="utf-8")
+            (draft / file_name).write_bytes(text.encode())
             hashes[file_name] = hashlib.sha256(text.encode()).hexdigest()
         manifest = {
             "recipe": recipe,
