@@ -38,7 +38,7 @@ def without_encoding(code: str) -> list[str]:
     found = []
     for call in (node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Call)):
         name = getattr(call.func, "attr", getattr(call.func, "id", ""))
-        parts = [node for argument in call.args for node in ast.walk(argument)]
+        parts = [node for a in call.args if isinstance(a, (ast.Constant, ast.IfExp)) for node in ast.walk(a)]
         literals = [node.value for node in parts if isinstance(node, ast.Constant) and isinstance(node.value, str)]
         if name == "open":  # of a path, or a class's own open()
             unsure = bool(call.args) and isinstance(call.func, ast.Attribute) and not literals
