@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from xml.etree import ElementTree
 
 import numpy as np
@@ -46,7 +46,12 @@ def export(folder: str | Path, found: Found, format: str = "coco", pictures: str
     if format not in FORMATS:
         raise ValueError(f"unknown format {format!r}; expected one of {', '.join(FORMATS)}")
     for name in found:
-        if Path(name).name != name or not name.strip(".") or not name.isprintable() or len(name.encode()) > 200:
+        if (
+            PureWindowsPath(name).name != name
+            or not name.strip(".")
+            or not name.isprintable()
+            or len(name.encode()) > 200
+        ):
             raise ValueError(f"expected plain file names, got {name!r:.80}")
     stems = [Path(name).stem for name in found]
     if format != "coco" and len(set(stems)) < len(stems):
@@ -205,7 +210,7 @@ def detect_folder(
     out.parent.mkdir(parents=True, exist_ok=True)
     write_text(partial, "".join(json.dumps(record) + "\n" for record in done or [asked]))
     resumed = len(seen)
-    with partial.open("a", encoding="utf-8") as file:
+    with partial.open("a", encoding="utf-8", newline="\n") as file:
         for path in tqdm(pictures, desc="detecting", unit="picture", disable=not progress):
             if path.name in seen:
                 continue

@@ -62,7 +62,8 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise CheckpointError(f"no checkpoint at {path}; shipped with the repository: {shipped()}")
     try:
         with safe_open(str(path), "pt") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}, dict(file.metadata() or {})
+            # copies, which do not hold the file: Windows replaces none that is in use
+            return {key: file.get_tensor(key).clone() for key in file.keys()}, dict(file.metadata() or {})
     except (SafetensorError, OSError) as error:
         raise CheckpointError(
             f"{path} is not a whole safetensors file ({error}); it may be truncated: copy or download it again"

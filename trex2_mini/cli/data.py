@@ -53,7 +53,7 @@ def get(name: str, images: int | None, full: bool, split: str, ids: Path | None,
     images = None if full else images
     name = "lvis-val" if name == "lvis" else name
     if name == "coco":
-        chosen = [int(line) for line in ids.read_text().split()] if ids else None
+        chosen = [int(line) for line in ids.read_text(encoding="utf-8").split()] if ids else None
         names = [download.coco(split, images, seed, chosen)]
     elif name in LVIS_SETS:
         names = [download.lvis(name, images, seed)]

