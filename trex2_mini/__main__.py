@@ -541,7 +541,7 @@ def _engine(options: argparse.Namespace) -> None:
 
 def _export(options: argparse.Namespace) -> None:
     from trex2_mini.detector import Detector
-    from trex2_mini.model.text_prompt import check_names
+    from trex2_mini.names import check_names
     from trex2_mini.weights.onnx import export_onnx
 
     names = check_names(options.text) if options.text else []

@@ -30,9 +30,9 @@ from trex2_mini.config import Config
 from trex2_mini.images import load_image, to_image
 from trex2_mini.layers.deformable_attention import compile_attention
 from trex2_mini.model.image_encoder import ImageFeatures
-from trex2_mini.model.text_prompt import check_names
 from trex2_mini.model.trex2 import TRex2
 from trex2_mini.model.visual_prompt import RegionPrompts
+from trex2_mini.names import check_names, name_key, unique_names
 from trex2_mini.processes import usable_device
 from trex2_mini.prompt_bank import PromptBank
 
@@ -134,13 +134,14 @@ class Detector:
         """Find everything the prompts ask for.
 
         image   an EncodedImage, or anything `encode` takes
-        text    "cat, dog" or ["cat", "dog"]
+        text    ["cat", "dog"], or "cat, dog" (see `names.check_names` for what separates names)
         boxes   {"coin": [[x1, y1, x2, y2], ...]} in pixels, or one such list for a single category ("object")
         points  {"coin": [[x, y], ...]} in pixels, or one such list
         prompts a PromptBank from `embed`
         negative_boxes, negative_points   what is not meant, on this image: {"coin": [...]} for one of the prompted
         names, or a list for all of them
         negative_text  names of what is not meant, for all prompted names
+        Names are the same whatever their case and spaces; the first spelling is shown.
         beta    how much a negative takes from a score, at least 0 (T-Rex-Omni: 0.3)
         Raises ValueError when no prompt is given or one cannot be used.
         """
@@ -152,13 +153,14 @@ class Detector:
             raise ValueError(f"beta must be a number of at least 0, got {beta!r}")
         encoded = self._encoded(image)
         visual: dict[str, list[Tensor]] = {}
+        shown: dict[str, str] = {}  # name_key -> the first spelling
         regions = self._regions(encoded, boxes, points)
         if regions:
             vectors = self.model.encode_visual(
                 encoded.features, RegionPrompts.from_lists([list(regions.values())], self.device)
             )[0]
             for name, vector in zip(regions, vectors, strict=True):
-                visual.setdefault(name, []).append(vector)
+                visual[shown.setdefault(name_key(name), name)] = [vector]
         if prompts is not None:
             if not isinstance(prompts, PromptBank):
                 raise ValueError(f"prompts: expected a PromptBank, as `embed` gives, got {type(prompts).__name__}")
@@ -168,15 +170,16 @@ class Detector:
                     "embed the examples again with this model"
                 )
             for name, vector in zip(prompts.names, prompts.embeddings.to(self.device), strict=True):
-                visual.setdefault(name, []).append(vector)
+                visual.setdefault(shown.setdefault(name_key(name), name), []).append(vector)
         vectors = {name: torch.stack(own).mean(0) for name, own in visual.items()}
         if text is not None:
-            names = list(dict.fromkeys(check_names(text)))
+            names = unique_names(text)
             for name, vector in zip(names, self.model.encode_text(names), strict=True):
+                name = shown.setdefault(name_key(name), name)
                 vectors[name] = (vector + vectors[name]) / 2 if name in visual else vector
         if not vectors:
             raise ValueError("no prompt: give text=..., boxes=..., points=... or prompts=...")
-        negatives = self._negatives(encoded, list(vectors), negative_text, negative_boxes, negative_points)
+        negatives = self._negatives(encoded, shown, negative_text, negative_boxes, negative_points)
         asked = torch.stack([*vectors.values(), *(vector for vector, _ in negatives)])
         output = self.model.decode(encoded.features, asked)
         logits = output.logits[..., : len(vectors)].clone()
@@ -197,12 +200,15 @@ class Detector:
         )[0].filter(score_threshold)
 
     def _negatives(
-        self, encoded: EncodedImage, names: list[str], text: Any, boxes: Any, points: Any
+        self, encoded: EncodedImage, shown: dict[str, str], text: Any, boxes: Any, points: Any
     ) -> list[tuple[Tensor, str | None]]:
-        """(vector [D], the prompted name it speaks against, None for all), one for each negative box, point and word."""
+        """(vector [D], the prompted name it speaks against, None for all), one for each negative box, point and word.
+
+        shown: {name_key: spelling} of the prompted names.
+        """
         found: list[tuple[Tensor, str | None]] = []
         if text is not None:
-            found += [(vector, None) for vector in self.model.encode_text(check_names(text))]
+            found += [(vector, None) for vector in self.model.encode_text(unique_names(text))]
         alone, against = [], []
         for given, regions in (
             (boxes, self._regions(encoded, boxes, None)),
@@ -210,13 +216,13 @@ class Detector:
         ):
             named = isinstance(given, Mapping)
             for name, (own_boxes, own_points) in regions.items():
-                if named and name not in names:
+                if named and name_key(name) not in shown:
                     raise ValueError(
-                        f"a negative prompt for {name!r}, which is not asked for; the prompted names are {names}"
+                        f"a negative prompt for {name!r}, which is not asked for; the prompted names are {list(shown.values())}"
                     )
                 single = [(box[None], own_points) for box in own_boxes] or [(own_boxes, p[None]) for p in own_points]
                 alone += single
-                against += [name if named else None] * len(single)
+                against += [shown[name_key(name)] if named else None] * len(single)
         if alone:
             vectors = self.model.encode_visual(encoded.features, RegionPrompts.from_lists([alone], self.device))[0]
             found += list(zip(vectors, against, strict=True))
@@ -232,7 +238,7 @@ class Detector:
         if not isinstance(examples, Mapping) or not examples:
             raise ValueError(f"no examples: expected {{'name': [(image, boxes), ...]}}, got {examples!r:.80}")
         rows = []
-        for name, pairs in examples.items():
+        for name, pairs in _by_name(examples).items():
             if (
                 not isinstance(pairs, Sequence)
                 or not pairs
@@ -255,11 +261,11 @@ class Detector:
 
     @torch.inference_mode()
     def classify(self, image: Any, boxes: Sequence, names: str | Sequence[str]) -> tuple[list[str], np.ndarray]:
-        """Region classification: the best of `names` for each box [x1, y1, x2, y2], and probabilities [K, len(names)]
-        that sum to 1.
+        """Region classification: the best of the C different `names` for each box [x1, y1, x2, y2], and probabilities
+        [K, C] that sum to 1.
         """
         encoded = self._encoded(image)
-        names = check_names(names)
+        names = unique_names(names)
         checked = self._boxes(encoded, boxes, "boxes")
         regions = [(box[None], torch.zeros(0, 2)) for box in checked]
         visual = self.model.encode_visual(encoded.features, RegionPrompts.from_lists([regions], self.device))[0]
@@ -278,18 +284,27 @@ class Detector:
 
     def _regions(self, encoded: EncodedImage, boxes: Any, points: Any) -> dict[str, tuple[Tensor, Tensor]]:
         """name -> (boxes [k, 4] cxcywh, points [m, 2]), both in 0..1."""
-        by_name_boxes = {} if boxes is None else boxes if isinstance(boxes, Mapping) else {DEFAULT_NAME: boxes}
-        by_name_points = {} if points is None else points if isinstance(points, Mapping) else {DEFAULT_NAME: points}
-        regions = {}
-        for name in dict.fromkeys([*by_name_boxes, *by_name_points]):
-            own_boxes, own_points = torch.zeros(0, 4), torch.zeros(0, 2)
-            if name in by_name_boxes:
-                own_boxes = self._boxes(encoded, by_name_boxes[name], f"boxes[{name!r}]")
-            if name in by_name_points:
-                checked = check_points(by_name_points[name], encoded.height, encoded.width, f"points[{name!r}]")
-                own_points = torch.from_numpy(checked) / torch.tensor([encoded.width, encoded.height])
-            regions[name] = (own_boxes, own_points)
+        regions: dict[str, tuple[Tensor, Tensor]] = {}
+        shown: dict[str, str] = {}
+        for what, given in (("boxes", boxes), ("points", points)):
+            for name, own in (_by_name(given) if given is not None else {}).items():
+                spelled = shown.setdefault(name_key(name), check_names([name])[0])
+                places = list(regions.get(spelled, (torch.zeros(0, 4), torch.zeros(0, 2))))
+                if what == "boxes":
+                    places[0] = torch.cat([places[0], self._boxes(encoded, own, f"boxes[{name!r}]")])
+                else:
+                    checked = torch.from_numpy(check_points(own, encoded.height, encoded.width, f"points[{name!r}]"))
+                    places[1] = torch.cat([places[1], checked / torch.tensor([encoded.width, encoded.height])])
+                regions[spelled] = (places[0], places[1])
         return regions
+
+
+def _by_name(given: Any) -> Mapping[str, Any]:
+    """Boxes or points as {name: ...}; without a name they are DEFAULT_NAME's. Raises ValueError for names that are no text."""
+    given = given if isinstance(given, Mapping) else {DEFAULT_NAME: given}
+    if given:
+        check_names(given)
+    return given
 
 
 def top_detections(
