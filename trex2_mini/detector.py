@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
@@ -22,11 +22,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchvision.ops import batched_nms
 
-from trex2_mini.boxes import check_boxes, check_points, normalized_to_xyxy, xyxy_to_normalized
+from trex2_mini.boxes import check_boxes, check_points, xyxy_to_normalized
 from trex2_mini.checkpoint import load_model
 from trex2_mini.config import Config
+from trex2_mini.detections import Detections, top_detections
 from trex2_mini.images import load_image, to_image
 from trex2_mini.layers.deformable_attention import compile_attention
 from trex2_mini.model.image_encoder import ImageFeatures
@@ -46,26 +46,6 @@ class EncodedImage:
     features: ImageFeatures
     height: int
     width: int
-
-
-@dataclass
-class Detections:
-    """boxes [N, 4] float32 xyxy in pixels of the original image; scores [N] in 0..1, highest first; labels [N] indices
-    into `names`.
-    """
-
-    boxes: np.ndarray
-    scores: np.ndarray
-    labels: np.ndarray
-    names: list[str]
-
-    def __len__(self) -> int:
-        return len(self.boxes)
-
-    def filter(self, threshold: float) -> Detections:
-        """Those with a score of at least `threshold`; the model does not run again."""
-        keep = self.scores >= threshold
-        return Detections(self.boxes[keep], self.scores[keep], self.labels[keep], self.names)
 
 
 class Detector:
@@ -92,17 +72,19 @@ class Detector:
 
     @torch.inference_mode()
     def encode(self, image: Any) -> EncodedImage:
-        """image: path, PIL image or array [H, W], [H, W, 3] or [H, W, 4] (uint8, uint16, or float in 0..1). Raises
-        ValueError.
+        """image: anything `images.load_image` takes (a path, an address, bytes, a PIL picture, an array, a tensor).
+        Raises ValueError, and FileNotFoundError where a path leads nowhere.
         """
         array = load_image(image)
         height, width = array.shape[:2]
         return EncodedImage(self.model.encode_images([self._prepare(array)]), height, width)
 
-    def encode_batch(self, images: Sequence[np.ndarray]) -> ImageFeatures:
-        """uint8 images [H, W, 3] of any sizes as one batch of features."""
+    def encode_batch(self, images: Sequence[Any]) -> ImageFeatures:
+        """Pictures of any sizes, each anything `encode` takes, as one batch of features. Raises ValueError."""
+        if isinstance(images, (str, Path, bytes)) or not len(images):
+            raise ValueError(f"expected a list of at least one picture, got {images!r:.80}")
         with torch.inference_mode():
-            return self.model.encode_images([self._prepare(image) for image in images])
+            return self.model.encode_images([self._prepare(load_image(image)) for image in images])
 
     def _prepare(self, array: np.ndarray) -> Tensor:
         """To [3, h, w] in 0..1, scaled as the model was trained: short side first, unless the long side would become
@@ -130,10 +112,11 @@ class Detector:
         negative_boxes: Mapping[str, Any] | Sequence | None = None,
         negative_points: Mapping[str, Any] | Sequence | None = None,
         beta: float = 0.3,
-    ) -> Detections:
-        """Find everything the prompts ask for.
+        class_agnostic_nms: bool = False,
+    ) -> Any:
+        """Find everything the prompts ask for: Detections; of a list of pictures, a list of them.
 
-        image   an EncodedImage, or anything `encode` takes
+        image   an EncodedImage, or anything `encode` takes; or a list of those, to be asked by text and prompts
         text    ["cat", "dog"], or "cat, dog" (see `names.check_names` for what separates names)
         boxes   {"coin": [[x1, y1, x2, y2], ...]} in pixels, or one such list for a single category ("object")
         points  {"coin": [[x, y], ...]} in pixels, or one such list
@@ -143,6 +126,7 @@ class Detector:
         negative_text  names of what is not meant, for all prompted names
         Names are the same whatever their case and spaces; the first spelling is shown.
         beta    how much a negative takes from a score, at least 0 (T-Rex-Omni: 0.3)
+        class_agnostic_nms   of boxes that overlap the best stays, whatever their names; else of those of one name
         Raises ValueError when no prompt is given or one cannot be used.
         """
         if not isinstance(score_threshold, Real) or not 0 <= score_threshold <= 1:
@@ -151,6 +135,8 @@ class Detector:
             raise ValueError(f"max_detections must be a whole number of at least 0, got {max_detections!r}")
         if not isinstance(beta, Real) or not 0 <= beta < math.inf:
             raise ValueError(f"beta must be a number of at least 0, got {beta!r}")
+        if isinstance(image, (list, tuple)):
+            return self._detect_each(image, {k: v for k, v in locals().items() if k not in ("self", "image")})
         encoded = self._encoded(image)
         visual: dict[str, list[Tensor]] = {}
         shown: dict[str, str] = {}  # name_key -> the first spelling
@@ -178,7 +164,7 @@ class Detector:
                 name = shown.setdefault(name_key(name), name)
                 vectors[name] = (vector + vectors[name]) / 2 if name in visual else vector
         if not vectors:
-            raise ValueError("no prompt: give text=..., boxes=..., points=... or prompts=...")
+            raise ValueError("no prompt: give text, boxes, points or a prompt bank")
         negatives = self._negatives(encoded, shown, negative_text, negative_boxes, negative_points)
         asked = torch.stack([*vectors.values(), *(vector for vector, _ in negatives)])
         output = self.model.decode(encoded.features, asked)
@@ -190,14 +176,21 @@ class Detector:
             own = [i for i, (_, against) in enumerate(negatives) if against in (None, name)]
             if own:
                 logits[..., index] -= beta * unlike[..., own].amax(-1)
-        return top_detections(
-            logits,
-            output.boxes,
-            [(encoded.height, encoded.width)],
-            list(vectors),
-            max_detections,
-            self.config.model.nms_iou,
-        )[0].filter(score_threshold)
+        size, nms_iou = (encoded.height, encoded.width), self.config.model.nms_iou
+        best = top_detections(logits, output.boxes, [size], list(vectors), max_detections, nms_iou, class_agnostic_nms)[
+            0
+        ].filter(score_threshold)
+        used = int((logits[0].sigmoid().amax(-1) >= score_threshold).sum()) if score_threshold else 0
+        return replace(best, queries=(used, logits.shape[1]))
+
+    def _detect_each(self, images: Sequence[Any], asked: dict[str, Any]) -> list[Detections]:
+        """`detect` on several pictures. Raises ValueError for prompts that lie on one of them."""
+        placed = [key for key, own in asked.items() if key.endswith(("boxes", "points")) and own is not None]
+        if placed:
+            raise ValueError(
+                f"{', '.join(placed)} lie on one picture: make a bank of them with embed, then give prompts="
+            )
+        return [self.detect(image, **asked) for image in images]
 
     def _negatives(
         self, encoded: EncodedImage, shown: dict[str, str], text: Any, boxes: Any, points: Any
@@ -229,28 +222,35 @@ class Detector:
         return found
 
     @torch.inference_mode()
-    def embed(self, examples: Mapping[str, Sequence[tuple[Any, Any]]]) -> PromptBank:
-        """Generic visual prompts: {"coin": [(image, boxes), ...], ...} -> one averaged embedding a name.
+    def embed(self, examples: Mapping[str, Sequence[tuple]]) -> PromptBank:
+        """Generic visual prompts: {"coin": [(image, boxes), (image, boxes or None, points), ...], ...} -> one averaged
+        embedding a name.
 
-        boxes: [[x1, y1, x2, y2], ...] in pixels of their image, all showing that category; together they make one
-        vector an image.
+        boxes [[x1, y1, x2, y2], ...] and points [[x, y], ...] in pixels of their image, all showing that category;
+        together they make one vector an image. Raises ValueError.
         """
         if not isinstance(examples, Mapping) or not examples:
             raise ValueError(f"no examples: expected {{'name': [(image, boxes), ...]}}, got {examples!r:.80}")
+        kinds = ("boxes", "points")
         rows = []
         for name, pairs in _by_name(examples).items():
             if (
                 not isinstance(pairs, Sequence)
                 or not pairs
-                or not all(isinstance(p, (tuple, list)) and len(p) == 2 for p in pairs)
+                or not all(
+                    isinstance(p, (tuple, list)) and len(p) in (2, 3) and any(x is not None for x in p[1:])
+                    for p in pairs
+                )
             ):
                 raise ValueError(
-                    f"no examples for {name!r}: expected [(image, boxes), ...], at least one, got {pairs!r:.80}"
+                    f"no examples for {name!r}: expected [(image, boxes) or (image, boxes, points), ...], at least one, "
+                    f"got {pairs!r:.80}"
                 )
             vectors = []
-            for image, boxes in pairs:
+            for image, *places in pairs:
                 encoded = self._encoded(image)
-                regions = self._regions(encoded, {name: boxes}, None)
+                given = {kind: {name: own} for kind, own in zip(kinds, places) if own is not None}
+                regions = self._regions(encoded, given.get("boxes"), given.get("points"))
                 vectors.append(
                     self.model.encode_visual(
                         encoded.features, RegionPrompts.from_lists([list(regions.values())], self.device)
@@ -305,28 +305,3 @@ def _by_name(given: Any) -> Mapping[str, Any]:
     if given:
         check_names(given)
     return given
-
-
-def top_detections(
-    logits: Tensor,
-    boxes: Tensor,
-    sizes: Sequence[tuple[int, int]],
-    names: list[str],
-    max_detections: int,
-    nms_iou: float = 1.0,
-) -> list[Detections]:
-    """logits [B, Q, C], boxes [B, Q, 4] cxcywh in 0..1, sizes [(height, width)] -> per image its best (query, prompt)
-    pairs, as DINO does.
-
-    Of a prompt's boxes that overlap by more than `nms_iou` the best stays (1: all stay). `nano` needs it: three decoder
-    layers leave duplicates.
-    """
-    scores = logits.sigmoid()
-    best, index = scores.flatten(1).topk(min(max(max_detections, 300), scores[0].numel()), dim=1)
-    results = []
-    for score, at, box, (height, width) in zip(best, index, boxes, sizes, strict=True):
-        pixels, label = normalized_to_xyxy(box[at // logits.shape[2]], height, width), at % logits.shape[2]
-        keep = batched_nms(pixels, score, label, nms_iou)[:max_detections]  # by falling score
-        pixels, score, label = pixels[keep], score[keep], label[keep]
-        results.append(Detections(pixels.cpu().numpy(), score.cpu().numpy(), label.cpu().numpy(), names))
-    return results

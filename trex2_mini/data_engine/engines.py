@@ -228,7 +228,7 @@ def boxes_of(dataset: CocoDataset) -> dict[int, list[list[float]]]:
             (max(x, 0), max(y, 0), min(x + w, image["width"]), min(y + h, image["height"]))
             for x, y, w, h in (a["bbox"] for a in own if not a.get("iscrowd", 0))
         ]
-        found[image_id] = [list(c) for c in corners if c[2] - c[0] >= 1 and c[3] - c[1] >= 1]
+        found[image_id] = [list(c) for c in corners if c[2] - c[0] >= 1 and c[3] - c[1] >= 1 and max(c) > 1]
     return found
 
 

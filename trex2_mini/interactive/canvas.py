@@ -196,12 +196,12 @@ def check_detections(detections: Sequence[Mapping], height: int, width: int) -> 
 
 
 def as_proposals(detections: Detections) -> list[dict]:
-    """Detections as the canvas takes them; boxes that are cut off to nothing at the border are left out."""
+    """Detections as the canvas takes them; boxes of less than a pixel are left out."""
     rows = zip(detections.boxes.tolist(), detections.scores.tolist(), detections.labels.tolist(), strict=True)
     return [
         {"id": _fresh("d"), "box": box, "label": detections.names[label], "score": score, "state": "proposed"}
         for box, score, label in rows
-        if box[2] - box[0] >= 0.01 and box[3] - box[1] >= 0.01
+        if box[2] - box[0] >= 1 and box[3] - box[1] >= 1 and max(box) > 1
     ]
 
 
