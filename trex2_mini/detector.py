@@ -75,8 +75,8 @@ class Detector:
         return detector
 
     def use_aliases(self, aliases: str | Path | Mapping[str, str | list[str]]) -> Detector:
-        """The same detector, in which names stand for phrases that it knows: {"甜甜圈": "donut", "car": ["car", "van"]},
-        or a JSON file of that form. Several phrases count by the mean of their T. Raises ValueError.
+        """The same detector, in which names stand for phrases that it knows: {"甜甜圈": "donut", "car":
+        ["car", "van"]}, or a JSON file of that form. Several phrases count by the mean of their T. Raises ValueError.
         """
         self.aliases = read_aliases(aliases)
         return self
@@ -193,11 +193,12 @@ class Detector:
             if own:
                 logits[..., index] -= beta * unlike[..., own].amax(-1)
         size, nms_iou = (encoded.height, encoded.width), self.config.model.nms_iou
-        best = top_detections(logits, output.boxes, [size], list(vectors), max_detections, nms_iou, class_agnostic_nms)[
-            0
-        ].filter(score_threshold)
+        best = top_detections(
+            logits, output.boxes, [size], list(vectors), max_detections, nms_iou, class_agnostic_nms
+        )  # fmt: skip
+        found = best[0].filter(score_threshold)
         used = int((logits[0].sigmoid().amax(-1) >= score_threshold).sum()) if score_threshold else 0
-        return replace(best, queries=(used, logits.shape[1]))
+        return replace(found, queries=(used, logits.shape[1]))
 
     def _detect_each(self, images: Sequence[Any], asked: dict[str, Any]) -> list[Detections]:
         """`detect` on several pictures. Raises ValueError for prompts that lie on one of them."""
@@ -227,7 +228,8 @@ class Detector:
             for name, (own_boxes, own_points) in regions.items():
                 if named and name_key(name) not in shown:
                     raise ValueError(
-                        f"a negative prompt for {name!r}, which is not asked for; the prompted names are {list(shown.values())}"
+                        f"a negative prompt for {name!r}, which is not asked for; the prompted names are "
+                        f"{list(shown.values())}"
                     )
                 single = [(box[None], own_points) for box in own_boxes] or [(own_boxes, p[None]) for p in own_points]
                 alone += single
@@ -259,8 +261,8 @@ class Detector:
                 )
             ):
                 raise ValueError(
-                    f"no examples for {name!r}: expected [(image, boxes) or (image, boxes, points), ...], at least one, "
-                    f"got {pairs!r:.80}"
+                    f"no examples for {name!r}: expected [(image, boxes) or (image, boxes, points), ...], at "
+                    f"least one, got {pairs!r:.80}"
                 )
             vectors = []
             for image, *places in pairs:
@@ -323,7 +325,9 @@ class Detector:
 
 
 def _by_name(given: Any) -> Mapping[str, Any]:
-    """Boxes or points as {name: ...}; without a name they are DEFAULT_NAME's. Raises ValueError for names that are no text."""
+    """Boxes or points as {name: ...}; without a name they are DEFAULT_NAME's. Raises ValueError for names that
+    are no text.
+    """
     given = given if isinstance(given, Mapping) else {DEFAULT_NAME: given}
     if given:
         check_names(given)

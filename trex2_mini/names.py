@@ -100,7 +100,10 @@ class Vocabulary:
         near = self.nearest(name)
         said = f"the nearest known names are {near}" if near else f"it knows names such as {list(self.names[:3])}"
         never = "" if unknown == _words(name) else f" (it was never taught {', '.join(map(repr, unknown))})"
-        return f"{name!r} is not known to this checkpoint{never}; {said}. Ask by one of those, by an example, or by an alias"
+        return (
+            f"{name!r} is not known to this checkpoint{never}; {said}. Ask by one of those, by an "
+            "example, or by an alias"
+        )
 
     @classmethod
     def load(cls, folder: str | Path) -> Vocabulary | None:

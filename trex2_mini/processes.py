@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
+import threading
 from collections.abc import Iterator
 
 import torch
@@ -37,6 +39,32 @@ def one_of_many(device: str = "cpu") -> Iterator[bool]:
             dist.destroy_process_group()
 
 
+@contextlib.contextmanager
+def stop_signals() -> Iterator[list[int]]:
+    """A list that gets Ctrl-C's and SIGTERM's number when one comes, instead of an end at once; a second one ends."""
+    asked: list[int] = []
+    before = {}
+
+    def note(number: int, _: object) -> None:
+        asked.append(number)
+        signal.signal(number, before[number])
+
+    if threading.current_thread() is threading.main_thread():  # Python gives signals to no other
+        for number in (signal.SIGINT, signal.SIGTERM):
+            before[number] = signal.signal(number, note) or signal.SIG_DFL
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def leave_signals_to_parent(_: int = 0) -> None:
+    """For the processes that make pictures: they end with the one that trains."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
 def usable_device(device: str | torch.device) -> torch.device:
     """The device of that name. Raises ValueError for one that torch does not know, or a GPU where there is none."""
     try:
@@ -47,4 +75,6 @@ def usable_device(device: str | torch.device) -> torch.device:
         raise ValueError(f"unknown device {device!r}; expected cpu or cuda")
     if found.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"no GPU was found for device {device!r}; take the CPU (cpu, slow), or look at nvidia-smi")
+    if found.type == "mps" and not torch.backends.mps.is_available():
+        raise ValueError("this machine has no device 'mps' (Apple's GPU); take the CPU (cpu)")
     return found

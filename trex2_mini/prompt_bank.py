@@ -18,8 +18,8 @@ OFFICIAL_DIM = 256  # D of the official API's embeddings
 
 @dataclass
 class PromptBank:
-    """Visual prompts to keep: `names` and `embeddings` [C, D], one averaged V each; `weights`, the model's that made them
-    (`Detector.weights`; empty where that is not known).
+    """Visual prompts to keep: `names` and `embeddings` [C, D], one averaged V each; `weights`, the model's that
+    made them (`Detector.weights`; empty where that is not known).
 
     Rows whose names differ only in case or spaces become one, their mean. Raises ValueError for names that are no text.
     """
@@ -50,8 +50,9 @@ class PromptBank:
         """
         if self.embeddings.shape != (1, OFFICIAL_DIM) or len(self.names) != 1:
             raise ValueError(
-                f"the official file holds one category of {OFFICIAL_DIM} numbers, got {len(self.names)} names and embeddings of shape "
-                f"{list(self.embeddings.shape)}; write a file for each name, of a model with dim = {OFFICIAL_DIM}, or use save"
+                f"the official file holds one category of {OFFICIAL_DIM} numbers, got {len(self.names)} names and"
+                f" embeddings of shape {list(self.embeddings.shape)}; write a file for each name, of a model with dim ="
+                f" {OFFICIAL_DIM}, or use save"
             )
         write_tensors(Path(path), {"visual_embedding": self.embeddings[0].float()}, {"weights": self.weights})
 
@@ -60,7 +61,7 @@ class PromptBank:
         """A file of `save` or `save_official`; the latter keeps no name, so the file's own (without the ending) is
         taken. Raises CheckpointError.
         """
-        tensors, metadata = read_tensors(Path(path))
+        tensors, metadata = read_tensors(Path(path).expanduser(), "prompt bank")
         if not (weights := metadata.get("weights", "")) and tensors.keys() & {"embeddings", "visual_embedding"}:
             warnings.warn(
                 f"{path} does not say which model made its vectors; they mean something to that model only. "
@@ -71,12 +72,14 @@ class PromptBank:
             vector = tensors["visual_embedding"]
             if vector.shape != (OFFICIAL_DIM,):
                 raise CheckpointError(
-                    f"{path}: expected 'visual_embedding' of shape [{OFFICIAL_DIM}], as the official API's files have, got {list(vector.shape)}"
+                    f"{path}: expected 'visual_embedding' of shape [{OFFICIAL_DIM}], as the official API's files have,"
+                    f" got {list(vector.shape)}"
                 )
             return cls([Path(path).stem], vector.float()[None], weights)
         if "embeddings" not in tensors or "names" not in metadata:
             raise CheckpointError(
-                f"{path} is not a prompt bank: expected a tensor 'embeddings' and the metadata 'names', as PromptBank.save writes"
+                f"{path} is not a prompt bank: expected a tensor 'embeddings' and the metadata 'names', as"
+                " PromptBank.save writes"
             )
         try:
             names, embeddings = json.loads(metadata["names"]), tensors["embeddings"].float()
@@ -89,7 +92,8 @@ class PromptBank:
             or len(set(names)) < len(names)
         ):
             raise CheckpointError(
-                f"{path}: expected the metadata 'names' to be a JSON list of different names, got {metadata['names']!r:.80}"
+                f"{path}: expected the metadata 'names' to be a JSON list of different names, got"
+                f" {metadata['names']!r:.80}"
             )
         if embeddings.ndim != 2 or len(embeddings) != len(names) or not embeddings.isfinite().all():
             raise CheckpointError(
@@ -108,8 +112,8 @@ class PromptBank:
             )
         if self.weights and self.weights != weights and not allow_other_model:
             raise ValueError(
-                f"the prompt bank of {', '.join(self.names[:3])} was made by a model with other weights ({self.weights}, "
-                f"this one: {weights}), to which alone its vectors mean something; embed the examples again with this "
-                "model, load that model, or insist with allow_other_model=True (--allow-other-model)"
+                f"the prompt bank of {', '.join(self.names[:3])} was made by a model with other weights ({self.weights}; "
+                f"this one: {weights}), and means nothing to this one; embed the examples again with this model, load "
+                "that model, or insist with allow_other_model=True (--allow-other-model)"
             )
         return self.embeddings

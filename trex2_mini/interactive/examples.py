@@ -38,7 +38,8 @@ class BankBuilder:
         """
         if (which not in range(len(self.examples))) if isinstance(which, int) else (which not in self.loaded):
             raise ValueError(
-                f"no example {which!r} to drop; expected 0..{len(self.examples) - 1} or a loaded name of {list(self.loaded)}"
+                f"no example {which!r} to drop; expected 0..{len(self.examples) - 1} or a loaded name of"
+                f" {list(self.loaded)}"
             )
         (self.examples if isinstance(which, int) else self.loaded).pop(which)
         self._bank = None

@@ -60,10 +60,15 @@ class Session:
     # ---- pictures
 
     def add(self, source: Any, name: str | None = None) -> str:
-        """Take in a path, PIL picture or array; returns its name here. Raises ValueError, FileNotFoundError."""
-        load_image(source)  # refuses what is no picture
-        if isinstance(source, (str, Path)):
+        """Take in a path, PIL picture or array; returns its name here. A file is not opened before it is looked at.
+        Raises ValueError, FileNotFoundError.
+        """
+        if not isinstance(source, (str, Path)):
+            load_image(source)  # refuses what is no picture
+        else:
             source = Path(source).expanduser().resolve()
+            if not source.is_file():
+                raise FileNotFoundError(f"the picture {source} does not exist, or is no file; check the path")
             for known, other in self.sources.items():
                 if isinstance(other, Path) and other == source:
                     return known
@@ -148,7 +153,13 @@ class Session:
             loaded = {name: vector.tolist() for name, vector in self.bank.loaded.items()}
             saved = {"format": SAVED_AS, "work": self.work, "examples": self.bank.examples, "loaded": loaded}
             saved["weights"] = self.detector.weights
-            write_text(self.autosave, json.dumps(saved | dict(more)))
+            try:
+                write_text(self.autosave, json.dumps(saved | dict(more)))
+            except OSError as error:
+                raise ValueError(
+                    f"{self.autosave} cannot be written ({error}), so nothing is kept; name another file as autosave, "
+                    "or None"
+                ) from error
 
     def restore(self, take_up: Callable[[dict[str, Any]], None]) -> str:
         """Take up the autosave file and the pictures it names that are still there; `take_up` gets what `save` was
@@ -177,7 +188,8 @@ class Session:
             aside = self._aside("damaged")
             os.replace(self.autosave, aside)
             raise ValueError(
-                f"{self.autosave.name} could not be used ({type(error).__name__}: {error}); it was moved to {aside.name}, and a new one is begun"
+                f"{self.autosave.name} could not be used ({type(error).__name__}: {error}); it was moved to"
+                f" {aside.name}, and a new one is begun"
             ) from error
         said = f"went on with {self.autosave.name}"
         if other:

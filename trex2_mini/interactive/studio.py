@@ -76,10 +76,16 @@ class PromptStudio(ipywidgets.VBox):
         if not sources:
             raise ValueError("no image: expected a path, a folder, a list of paths or {file name: picture}, got none")
         self._quiet = False
-        try:
-            self.choose(self.current if self.current in sources else next(iter(sources)))
-        except ValueError as error:  # an example's picture is gone: the studio must open, so that it can be dropped
-            warnings.warn(said := str(error), stacklevel=2)
+        order, self.current = sorted(sources, key=lambda name: name != self.current), ""
+        for name in order:
+            try:
+                self.choose(name)
+            except (ValueError, OSError) as error:  # the studio opens all the same, and shows what can be shown
+                warnings.warn(said := str(error), stacklevel=2)
+            if self.current:
+                break
+        else:
+            raise ValueError(f"none of the {len(sources)} pictures can be opened; the last one: {said}")
         self._show_bank()
         self.say(said or self.message.value)
 
@@ -87,7 +93,12 @@ class PromptStudio(ipywidgets.VBox):
 
     def choose(self, name: str) -> None:
         """Go to an image of the chooser and ask anew. Raises ValueError for a name that is not in it."""
-        image, own = self.session.image(name), self.session.work_on(name)
+        try:
+            image, own = self.session.image(name), self.session.work_on(name)
+        except (ValueError, OSError):
+            with self._silently():
+                self.chooser.value = self.current or None
+            raise
         self.current = name
         with self._silently():
             if self.chooser.options != (names := tuple(self.session.sources)):
@@ -100,8 +111,13 @@ class PromptStudio(ipywidgets.VBox):
         """Put a path, PIL picture or array into the chooser and open it; returns its name there. Raises ValueError,
         FileNotFoundError.
         """
+        known = set(self.session.sources)
         name = self.session.add(source, name)
-        self.choose(name)
+        try:
+            self.choose(name)
+        finally:
+            if self.current != name and name not in known:  # it could not be opened
+                del self.session.sources[name]
         return name
 
     def _add_path(self, path: str) -> None:
@@ -165,7 +181,9 @@ class PromptStudio(ipywidgets.VBox):
         return asked
 
     def _show(self) -> None:
-        """What was reviewed, and the proposals from the threshold on that show something else. The model does not run."""
+        """What was reviewed, and the proposals from the threshold on that show something else. The model
+        does not run.
+        """
         reviewed = self.session.work[self.current]["reviewed"]
         shown = [p for p in self._proposals if p["score"] >= self.threshold.value]
         with self._silently():

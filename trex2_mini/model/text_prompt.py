@@ -75,8 +75,8 @@ class TextPromptEncoder(nn.Module):
                 self._tokens[name] = self.tokenizer([name])[0]
                 if (length := len(self.tokenizer.encode(name)) + 2) > self.config.context_length:
                     warnings.warn(
-                        f"{name!r} has {length} tokens, of which the text tower reads {self.config.context_length}: its "
-                        "end is not read; say it shorter",
+                        f"{name!r} has {length} tokens, of which the text tower reads {self.config.context_length}: "
+                        "its end is not read; say it shorter",
                         stacklevel=2,
                     )
         tokens = torch.stack([self._tokens[name] for name in names]).to(self.projection.weight.device)  # (C, context)

@@ -25,7 +25,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shlex
 import shutil
+import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -34,7 +36,6 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.distributed as dist
-from filelock import FileLock, Timeout
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
@@ -44,8 +45,8 @@ from trex2_mini.config import Config, TrainConfig
 from trex2_mini.datasets.sample import Sample
 from trex2_mini.model.trex2 import TRex2
 from trex2_mini.names import Vocabulary
-from trex2_mini.paths import write_text
-from trex2_mini.processes import process, usable_device
+from trex2_mini.paths import locked, write_text
+from trex2_mini.processes import leave_signals_to_parent, process, stop_signals, usable_device
 from trex2_mini.training.iteration import Iteration, batch_parts, count
 
 Batches = Callable[[int], list[Sample]]  # the batch of a step; of a step in P parts: part number i % P of step i // P
@@ -108,6 +109,8 @@ class Trainer:
                 self.iteration, broadcast_buffers=False, find_unused_parameters=True
             )
         self.optimizer = make_optimizer(self.model, config.train)
+        self.average: dict[str, Tensor] = {}  # of the weights, if config.train.ema; else empty
+        self._restart_average()
         self.step = 0
         self.run.mkdir(parents=True, exist_ok=True)
 
@@ -115,12 +118,18 @@ class Trainer:
     def state_path(self) -> Path:
         return self.run / "state.safetensors"
 
+    def _restart_average(self) -> None:
+        if self.config.train.ema:
+            own = self.model.named_parameters()
+            self.average = {name: value.detach().clone() for name, value in own if value.requires_grad}
+
     def save(self) -> None:
         """Write the resumable state, whole or not at all."""
         tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
         for name, parameter in self.model.named_parameters():
             for key, value in self.optimizer.state.get(parameter, {}).items():
                 tensors[f"optimizer.{key}.{name}"] = torch.as_tensor(value)
+        tensors |= {f"average.{name}": value for name, value in self.average.items()}
         write_tensors(self.state_path, tensors, {"step": str(self.step), "config": self.config.to_json()})
 
     def resume(self) -> None:
@@ -132,7 +141,8 @@ class Trainer:
             raise CheckpointError(f"{self.state_path} is not a training state; expected one that Trainer.save wrote")
         if Config.from_json(metadata["config"], str(self.state_path)).model != self.config.model:
             raise CheckpointError(
-                f"{self.state_path} is a run of another model; go on with its own configuration: --config {self.run / 'config.json'}"
+                f"{self.state_path} is a run of another model; go on with its own configuration: --config"
+                f" {self.run / 'config.json'}"
             )
         load_weights(
             self.model,
@@ -146,6 +156,9 @@ class Trainer:
                     k.split(".", 2)[1]: torch.empty_like(parameter).copy_(tensors[k]) if tensors[k].ndim else tensors[k]
                     for k in keys
                 }
+        self._restart_average()  # from the weights, where the state was saved without an average
+        for name, value in self.average.items():
+            value.copy_(tensors.get(f"average.{name}", value))
         self.step = int(metadata["step"])
 
     def start_from(self, source: str | Path) -> None:
@@ -158,15 +171,17 @@ class Trainer:
         )  # these decide no shape
         if model_config != self.config.model:
             raise CheckpointError(
-                f"{path} is another model than {self.config.name!r}; train with its own --config {path.parent / 'config.json'}"
+                f"{path} is another model than {self.config.name!r}; train with its own --config"
+                f" {path.parent / 'config.json'}"
             )
         self.model.load_state_dict(model.state_dict())
         if process()[0] == 0 and (known := Vocabulary.load(path.parent)):
             known.save(self.run)
+        self._restart_average()
 
     def train(self, save_every: int = 250, progress: bool = True, workers: int = 1) -> None:
         """Run until `config.train.steps`; logs every 20 steps, saves every `save_every` and at the end (the first
-        process does).
+        process does). Ctrl-C and SIGTERM save after the step, print how to go on, and end with status 130 or 143.
 
         Raises ValueError where another process trains in the same folder (the two would overwrite each other's state)
         or nothing can be
@@ -176,20 +191,15 @@ class Trainer:
         if save_every < 1 or workers < 0:
             raise ValueError(f"expected save_every >= 1 and workers >= 0, got {save_every} and {workers}")
         if process()[0]:
-            return self._train(save_every, False, workers)
-        try:  # the system lets go of it when the process ends, however it ends
-            lock = FileLock(self.run / "train.lock").acquire(timeout=0)
-        except Timeout:
-            raise ValueError(
-                f"another process is training in {self.run}; wait for it, stop it, or choose another folder"
-            ) from None
-        except OSError as error:
-            raise ValueError(f"{self.run} cannot be written to ({error}); choose another folder") from error
-        with lock:
+            with stop_signals() as asked:
+                return self._train(save_every, False, workers, asked)
+        busy = f"another process is training in {self.run}; wait for it, stop it, or choose another folder"
+        with locked(self.run / "train.lock", busy):
             for left in self.run.glob("*.part"):  # by a process that was killed while it wrote
                 shutil.rmtree(left) if left.is_dir() else left.unlink()
             self._write_head()
-            self._train(save_every, progress, workers)
+            with stop_signals() as asked:
+                self._train(save_every, progress, workers, asked)
 
     def _write_head(self) -> None:
         """config.json, and of an older log.jsonl the lines up to this step."""
@@ -202,7 +212,7 @@ class Trainer:
         whole = [line for line in lines if line.endswith("}\n")]  # the last one may have been cut off
         write_text(log, "".join(line for line in whole if json.loads(line)["step"] <= self.step))
 
-    def _train(self, save_every: int, progress: bool, workers: int) -> None:
+    def _train(self, save_every: int, progress: bool, workers: int, asked: list[int]) -> None:
         train, first = self.config.train, process()[0] == 0
         own = range(process()[0], self.parts, process()[1])  # the parts of this process
         loader = torch.utils.data.DataLoader(
@@ -210,6 +220,7 @@ class Trainer:
             batch_size=None,
             num_workers=workers,
             prefetch_factor=4 if workers else None,
+            worker_init_fn=leave_signals_to_parent,
         )
         history: list[dict[str, float]] = []
         began = time.perf_counter()
@@ -233,8 +244,24 @@ class Trainer:
                 history, began = [], time.perf_counter()
             if first and (self.step % save_every == 0 or self.step == train.steps):
                 self.save()
+            if (number := _agreed(asked)) and self.step < train.steps:
+                self._stop(number)
         if first:
-            save_model(self.run, self.model, self.config)
+            save_model(self.run, self.model, self.config, self.average)
+
+    def _stop(self, number: int) -> None:
+        """Save, say how to go on, and end the process with the status that belongs to a signal's number."""
+        if process()[0] == 0:
+            self.save()
+            again = "the same with --resume (Trainer.resume)"
+            if sys.argv[1:2] == ["train"] and process()[1] == 1:
+                given = [argument for argument in sys.argv[1:] if argument != "--resume"]
+                again = shlex.join(["trex2", *given, "--resume"])
+            print(
+                f"\nstopped and saved at step {self.step} of {self.config.train.steps}; go on by: {again}",
+                file=sys.stderr,
+            )
+        raise SystemExit(128 + number)
 
     def _update(self, parts: dict[int, list[Sample]]) -> dict[str, float]:
         """One optimizer step; parts: those of this process, by number. Returns what they add to the losses."""
@@ -247,9 +274,14 @@ class Trainer:
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), train.clip_norm)
         if not torch.isfinite(norm):
             raise FloatingPointError(
-                f"the gradient is not finite at step {self.step}; the last saved state is {self.state_path}; lower the learning rate"
+                f"the gradient is not finite at step {self.step}; the last saved state is {self.state_path}; lower the"
+                " learning rate"
             )
         self.optimizer.step()
+        if self.average:
+            kept = min(train.ema, (1 + self.step) / (10 + self.step))  # a short memory at first, while much changes
+            own = dict(self.model.named_parameters())
+            torch._foreach_lerp_(list(self.average.values()), [own[name].detach() for name in self.average], 1 - kept)
         return losses
 
     def _backward(self, parts: dict[int, list[Sample]]) -> dict[str, float]:
@@ -273,6 +305,14 @@ class Trainer:
             for name, value in {"total": total, **losses}.items():
                 sums[name] = sums.get(name, 0.0) + float(value.detach())
         return sums
+
+
+def _agreed(asked: Sequence[int]) -> int:
+    """The number of the signal that any process got, 0 without one."""
+    number = torch.tensor(asked[0] if asked else 0)
+    if process()[1] > 1:
+        dist.all_reduce(number, dist.ReduceOp.MAX)
+    return int(number)
 
 
 def _means(history: list[dict[str, float]]) -> dict[str, float]:
