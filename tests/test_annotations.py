@@ -164,7 +164,7 @@ def test_one_run_a_result(tmp_path):
     """A second run on the same result is refused before it does anything; afterwards the first goes on."""
     Image.fromarray(np.full((40, 50, 3), 99, np.uint8)).save(tmp_path / "a.png")
     detector, out = Detector(seeded_model(), TINY, "cpu"), tmp_path / "found.json"
-    with FileLock(tmp_path / "found.json.lock"), pytest.raises(ValueError, match="another process writes .*found.json"):
+    with FileLock(tmp_path / "found.json.lock"), pytest.raises(ValueError, match="another process writes"):
         detect_folder(detector, tmp_path, out, "cat", progress=False)
     assert not out.exists()
     assert detect_folder(detector, tmp_path, out, "cat; cat", progress=False)["pictures"] == 1 and out.exists()

@@ -126,7 +126,7 @@ def read_aliases(source: str | Path | Mapping[str, str | list[str]]) -> dict[str
 
     Raises ValueError for another form, FileNotFoundError where there is no such file.
     """
-    given = source if isinstance(source, Mapping) else read_json(Path(source).expanduser())
+    given = read_json(Path(source).expanduser()) if isinstance(source, (str, Path)) else source
     if not isinstance(given, Mapping):
         raise ValueError(f'{source}: expected {{"name": "phrase"}}, or {{"name": ["phrase", ...]}}, got {given!r:.80}')
     phrases = {name: [own] if isinstance(own, str) else own for name, own in given.items()}
