@@ -20,7 +20,8 @@ from tqdm import tqdm
 
 from trex2_mini.detector import Detections, Detector
 from trex2_mini.images import load_image
-from trex2_mini.paths import write_text
+from trex2_mini.names import unique_names
+from trex2_mini.paths import locked, write_text
 from trex2_mini.prompt_bank import PromptBank
 
 FORMATS = ("coco", "yolo", "voc")
@@ -171,19 +172,37 @@ def detect_folder(
 
     Args:
         text, prompts, score_threshold: see `Detector.detect`.
-        weights: what tells one model from another (a checkpoint's hash); a half-done file of another model or other
-            prompts is refused.
+        weights: what tells one model from another (default: `Detector.weights`); a half-done file of another model or
+            other prompts is refused.
 
     Returns:
         {"pictures": seen, "detections": found, "resumed": seen in an earlier run, "unreadable": left out}
 
     Raises:
-        ValueError: no picture in the folder, no prompt, or a half-done `out` that was begun with something else.
+        ValueError: no picture in the folder, no prompt, or a half-done `out` that was begun with something else or
+            is being written by another process.
     """
     folder, out = Path(folder), Path(out)
+    with locked(out.with_name(out.name + ".lock"), f"another process writes {out}; wait for it, or name another file"):
+        return _detect_folder(detector, folder, out, text, prompts, score_threshold, weights, progress)
+
+
+def _detect_folder(
+    detector: Detector,
+    folder: Path,
+    out: Path,
+    text: str | Sequence[str] | None,
+    prompts: PromptBank | None,
+    score_threshold: float,
+    weights: str,
+    progress: bool,
+) -> dict[str, int]:
+    """`detect_folder`, alone."""
     pictures = pictures_in(folder)
     partial = out.with_name(out.name + ".part")
     bank = None if prompts is None else [prompts.names, prompts.embeddings.double().sum().item()]
+    text = None if text is None else unique_names(text)
+    weights = weights or detector.weights
     asked = {
         "folder": str(folder.resolve()),
         "text": text,
@@ -207,7 +226,6 @@ def detect_folder(
             f"{partial} was begun with other prompts, pictures or weights; remove it, or choose another file for the"
             " result"
         )
-    out.parent.mkdir(parents=True, exist_ok=True)
     write_text(partial, "".join(json.dumps(record) + "\n" for record in done or [asked]))
     resumed = len(seen)
     with partial.open("a", encoding="utf-8", newline="\n") as file:

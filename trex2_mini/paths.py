@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 CATALOGUE = REPOSITORY / "data" / "emoji_catalogue.csv"
@@ -28,6 +32,24 @@ def read_json(path: Path) -> Any:
     # bytes that are no text, text that is no JSON, brackets without an end
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON: {error}") from error
+
+
+@contextmanager
+def locked(path: Path, otherwise: str) -> Iterator[None]:
+    """Holds a lock file for as long as the block lasts; the system lets go of it when the process ends,
+    however it does.
+
+    Raises ValueError: `otherwise` where another process holds it, and where it cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path).acquire(timeout=0)
+    except Timeout:
+        raise ValueError(otherwise) from None
+    except OSError as error:
+        raise ValueError(f"{path.parent} cannot be written to ({error}); choose another folder") from error
+    with lock:
+        yield
 
 
 def write_text(path: Path, text: str) -> None:
