@@ -1,4 +1,4 @@
-"""`trex2 evaluate` and `trex2 scorecard`."""
+"""`trex2 evaluate`, `trex2 suite` and `trex2 scorecard`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ PROTOCOLS = (
 
 @command()
 @click.option("--data", default="emoji-val", help="A set's name, or a folder with annotations.json and images/.")
-@click.option("--reference", default="emoji-reference", help="Where Visual-G draws its examples.")
+@click.option(
+    "--reference",
+    help="Where Visual-G draws its examples (default: the other split of a wild set, else emoji-reference).",
+)
 @click.option(
     "--protocol", required=True, type=click.Choice(PROTOCOLS),
     help="visual-i-negatives: with look-alikes; region, region-visual: naming boxes; counting: --data emoji-count; "
@@ -85,3 +88,25 @@ def scorecard(checkpoint: str, source: str | None, draws: int, limit: int | None
     from trex2_mini.reproduction import scorecard as card
 
     print(card.as_table(card.scorecard(checkpoint, draws, limit, json_path, source)), end="")
+
+
+@command()
+@click.argument("name", type=click.Choice(["photo-wild", "emoji-wild"]))
+@checkpoint(default="nano-photo")
+@click.option("--examples", type=int, default=16, metavar="N", help="Pictures a category.")
+@click.option("--draws", type=int, default=3, metavar="K", help="Of examples and prompts.")
+@click.option("--limit", type=int, help="Only the first so many images of each set.")
+@click.option("--seed", type=int, default=0)
+@write_result()
+def suite(name: str, checkpoint: str, json_path: Path | None, **options: int) -> None:
+    """All protocols over a suite of small sets, with mean and median.
+
+    Examples:
+    trex2 suite photo-wild
+    trex2 suite emoji-wild --checkpoint nano-emoji --draws 1 --json suite.json
+    """
+    from trex2_mini.evaluation.suite import as_table, measure_suite
+
+    result = measure_suite(checkpoint, name, **options)
+    write_json(json_path, result)
+    print(as_table(result), end="")
