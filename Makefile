@@ -55,8 +55,10 @@ demo: $(STAMP) ## run notebooks/00_quickstart.ipynb on the shipped checkpoint; l
 test: lint ## ruff, the tests, and every notebook from top to bottom; the times of both at the end
 	MPLBACKEND= $(PY) -m pytest --nbmake --nbmake-timeout=$(CELL_TIMEOUT) --durations=90 --durations-min=3 tests $(wildcard notebooks)
 
-lint: $(STAMP) ## ruff on the package, the tests and the notebooks
+lint: $(STAMP) ## ruff on the package, the tests and the notebooks; who may import whom
 	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(dir $(PY))lint-imports --no-cache
 
 lab: data ## open the notebooks in JupyterLab
 	$(PY) -m jupyterlab notebooks/00_quickstart.ipynb $(LAB_ARGS)

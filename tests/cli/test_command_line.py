@@ -115,17 +115,6 @@ def test_the_shipped_checkpoint_finds_what_it_is_shown():
     assert others["AP"] > 40 and others["echo"] == 0
 
 
-def test_a_suite_is_a_table_with_mean_and_median(monkeypatch, capsys, tmp_path):
-    from trex2_mini.evaluation import suite
-
-    one = {"photo-wild-ships/val": "photo-wild-ships/examples"}
-    monkeypatch.setattr(suite, "suites", lambda: {"photo-wild": one})
-    asked = "suite photo-wild --examples 1 --draws 1 --limit 1 --json".split()
-    assert main([*asked, str(tmp_path / "a.json")]) == 0
-    assert capsys.readouterr().out.startswith("| AP | ships | mean | median |\n")
-    assert json.loads((tmp_path / "a.json").read_text())["AP"]["echo"]["mean"] > 0
-
-
 def leaves(group: click.Group, path: str = "trex2"):
     """Every command with the words that call it."""
     for name in group.list_commands(click.Context(group)):
@@ -226,3 +215,14 @@ def test_demo(tmp_path, capsys):
 def test_demo_without_the_repository(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr("trex2_mini.paths.REPOSITORY", tmp_path)
     assert main(["demo"]) == 1 and "the demo needs the repository" in capsys.readouterr().err
+
+
+def test_a_suite_is_a_table_with_mean_and_median(monkeypatch, capsys, tmp_path):
+    from trex2_mini.evaluation import suite
+
+    one = {"photo-wild-ships/val": "photo-wild-ships/examples"}
+    monkeypatch.setattr(suite, "suites", lambda: {"photo-wild": one})
+    few = ["--examples", "1", "--draws", "1", "--limit", "1", "--json", str(tmp_path / "a.json")]
+    assert main(["suite", "photo-wild", *few]) == 0
+    assert capsys.readouterr().out.startswith("| AP | ships | mean | median |\n")
+    assert json.loads((tmp_path / "a.json").read_text())["AP"]["echo"]["mean"] > 0

@@ -171,7 +171,10 @@ def test_nobody_there(tmp_path):
 def test_killed_in_the_middle_and_run_again(server, tmp_path):
     """kill -9 of a real process; the next run asks for the rest and ends byte for byte."""
     server.faults["/file"] = ["slow"]
-    code = "import pathlib, sys; from trex2_mini.datasets.download import fetch; fetch(sys.argv[1], pathlib.Path(sys.argv[2]))"
+    code = (
+        "import pathlib, sys; from trex2_mini.datasets.download import fetch; fetch(sys.argv[1],"
+        " pathlib.Path(sys.argv[2]))"
+    )
     process = subprocess.Popen([sys.executable, "-c", code, f"{server.url}/file", str(tmp_path / "file")])
     part = tmp_path / "file.part"
     deadline = time.monotonic() + 120

@@ -23,8 +23,8 @@ SECTIONS = {
     "Sets and measures": {
         "data": ("data:data", "make the embedded sets, fetch public ones, check one"),
         "evaluate": ("evaluate:evaluate", "measure a checkpoint by one of the paper's protocols"),
-        "suite": ("evaluate:suite", "all protocols over a suite of small sets, with mean and median"),
         "scorecard": ("evaluate:scorecard", "all protocols of a shipped checkpoint, its goals beside its numbers"),
+        "suite": ("evaluate:suite", "all protocols over a suite of small sets, with mean and median"),
         "benchmark": ("benchmark:benchmark", "speed, as ratios to named references of the same run"),
         "info": ("info:info", "parameters by part of a preset; time and memory of a forward pass"),
     },

@@ -1,4 +1,4 @@
-"""`trex2 evaluate`, `trex2 suite` and `trex2 scorecard`."""
+"""`trex2 evaluate`, `trex2 scorecard` and `trex2 suite`."""
 
 from __future__ import annotations
 
@@ -92,18 +92,18 @@ def scorecard(checkpoint: str, source: str | None, draws: int, limit: int | None
 
 @command()
 @click.argument("name", type=click.Choice(["photo-wild", "emoji-wild"]))
-@checkpoint(default="nano-photo")
+@click.option("--checkpoint", default="nano-photo", metavar="NAME|FOLDER", help="A shipped name or a folder.")
 @click.option("--examples", type=int, default=16, metavar="N", help="Pictures a category.")
 @click.option("--draws", type=int, default=3, metavar="K", help="Of examples and prompts.")
 @click.option("--limit", type=int, help="Only the first so many images of each set.")
 @click.option("--seed", type=int, default=0)
 @write_result()
-def suite(name: str, checkpoint: str, json_path: Path | None, **options: int) -> None:
+def suite(name: str, checkpoint: str, json_path: Path | None, **options: Any) -> None:
     """All protocols over a suite of small sets, with mean and median.
 
     Examples:
     trex2 suite photo-wild
-    trex2 suite emoji-wild --checkpoint nano-emoji --draws 1 --json suite.json
+    trex2 suite emoji-wild --checkpoint nano-emoji --draws 1 --json wild.json
     """
     from trex2_mini.evaluation.suite import as_table, measure_suite
 

@@ -53,8 +53,9 @@ def train(
         config = dataclasses.replace(config, model=dataclasses.replace(config.model, backbone_pretrained=False))
     recipe = config.train
     with one_of_many(device):  # under torchrun the processes share the batch; the first one logs and saves
-        size = recipe.batch_size // batch_parts(recipe)
-        batches = open_batches(list(data), size, recipe.seed, config.model.short_side, recipe.balance)
+        parts = batch_parts(recipe)
+        size, short_side = recipe.batch_size // parts, config.model.short_side
+        batches = open_batches(list(data), size, recipe.seed, short_side, recipe.balance, recipe.short_sides, parts)
         pretrained = not (random_weights or resume or start_from)
         trainer = Trainer(run, config, batches, batches.names, batches.trainable, device, pretrained=pretrained)
         if resume:

@@ -190,7 +190,9 @@ def answers(
     batch_size: int = 8,
     progress: bool = True,
 ) -> Answers:
-    """The detections of one of PROTOCOLS, or of video, with what is needed to measure them. Arguments as in `evaluate`."""
+    """The detections of one of PROTOCOLS, or of video, with what is needed to measure them. Arguments as in
+    `evaluate`.
+    """
     examples = EXAMPLES.get(protocol, 16) if examples is None else examples
     reference = reference_of(data) if reference is None else reference
     _check(protocol, synonyms, baselines)
