@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from trex2_mini.detector import Detections, Detector
 from trex2_mini.images import load_image
+from trex2_mini.names import unique_names
 from trex2_mini.paths import write_text
 from trex2_mini.prompt_bank import PromptBank
 
@@ -179,6 +180,7 @@ def detect_folder(
     pictures = pictures_in(folder)
     partial = out.with_name(out.name + ".part")
     bank = None if prompts is None else [prompts.names, prompts.embeddings.double().sum().item()]
+    text = None if text is None else unique_names(text)
     asked = {
         "folder": str(folder.resolve()),
         "text": text,

@@ -6,19 +6,32 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from trex2_mini.checkpoint import CheckpointError, read_tensors, write_tensors
+from trex2_mini.names import check_names, name_key, unique_names
 
 OFFICIAL_DIM = 256  # D of the official API's embeddings
 
 
 @dataclass
 class PromptBank:
-    """Visual prompts to keep: `names` and `embeddings` [C, D], one averaged V each."""
+    """Visual prompts to keep: `names` and `embeddings` [C, D], one averaged V each.
+
+    Rows whose names differ only in case or spaces become one, their mean. Raises ValueError for names that are no text.
+    """
 
     names: list[str]
     embeddings: Tensor
+
+    def __post_init__(self) -> None:
+        given, rows = check_names(self.names), self.embeddings
+        self.names = unique_names(given)
+        if len(self.names) < len(given) == len(rows):  # one name in two spellings: the mean
+            keys = [name_key(name) for name in given]
+            same = [[i for i, key in enumerate(keys) if key == name_key(name)] for name in self.names]
+            self.embeddings = torch.stack([rows[own].mean(0) for own in same])
 
     def save(self, path: str | Path) -> None:
         write_tensors(Path(path), {"embeddings": self.embeddings}, {"names": json.dumps(self.names)})
@@ -63,7 +76,8 @@ class PromptBank:
             names, embeddings = None, tensors["embeddings"]
         if (
             not isinstance(names, list)
-            or not all(isinstance(name, str) for name in names)
+            or not names
+            or not all(isinstance(name, str) and name.strip() for name in names)
             or len(set(names)) < len(names)
         ):
             raise CheckpointError(

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from trex2_mini.detector import Detector, EncodedImage
+from trex2_mini.names import name_key
 from trex2_mini.prompt_bank import PromptBank
 
 
@@ -49,7 +50,9 @@ class BankBuilder:
         """
         if self._bank is None and (self.examples or self.loaded):
             by_name: dict[str, dict[str, list]] = {}
+            shown = {name_key(name): name for name in self.loaded}
             for example in self.examples:
+                example = example | {"name": shown.setdefault(name_key(example["name"]), example["name"])}
                 by_name.setdefault(example["name"], {}).setdefault(example["image"], []).append(example["box"])
             rows = {name: [vector] for name, vector in self.loaded.items()}
             for name, own in by_name.items():
@@ -77,6 +80,7 @@ class BankBuilder:
                 f"{path}: expected embeddings [{len(bank.names)}, {dim}], as this model makes them, got"
                 f" {list(bank.embeddings.shape)}; collect the examples again with this model"
             )
-        self.loaded |= dict(zip(bank.names, bank.embeddings))
+        known = {name_key(name): name for name in self.loaded}
+        self.loaded |= {known.get(name_key(n), n): vector for n, vector in zip(bank.names, bank.embeddings)}
         self._bank = None
         return bank

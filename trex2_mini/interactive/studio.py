@@ -26,6 +26,7 @@ from trex2_mini import annotations
 from trex2_mini.detector import DEFAULT_NAME, Detections, Detector
 from trex2_mini.interactive.canvas import PromptCanvas, as_proposals, data_url, undecided
 from trex2_mini.interactive.session import Session, pictures_of
+from trex2_mini.names import name_key, split_names, unique_names
 
 __all__ = ["PromptCanvas", "PromptStudio"]
 
@@ -123,7 +124,10 @@ class PromptStudio(ipywidgets.VBox):
             found = self.detector.detect(encoded, score_threshold=FLOOR, beta=self.beta.value, **asked)
             spent = time.perf_counter() - start
             self._proposals = as_proposals(found)
-            new = [name for name in found.names if name not in self.canvas.names()]
+            spelled = {name_key(name): name for name in self.canvas.names()}
+            new = [name for name in found.names if name_key(name) not in spelled]
+            for proposal in self._proposals:
+                proposal["label"] = spelled.get(name_key(proposal["label"]), proposal["label"])
             with self._silently():
                 self.canvas.categories = [*self.canvas.categories, *new]
             self._show()
@@ -147,12 +151,13 @@ class PromptStudio(ipywidgets.VBox):
         if not asked:
             return {}
         bank_names = asked["prompts"].names if "prompts" in asked else ()
-        names = {*asked.get("text", ()), *bank_names, *asked.get("boxes", ()), *asked.get("points", ())}
+        named = (*asked.get("text", ()), *bank_names, *asked.get("boxes", ()), *asked.get("points", ()))
+        names = {name_key(name) for name in named}
         for key, own in (("boxes", self.canvas.boxes(negative=True)), ("points", self.canvas.points(negative=True))):
             against: dict[str, list] = {}
             # a negative of a category that is not asked for speaks against all that are
             for category, places in own.items():
-                for name in [category] if category in names else names:
+                for name in [category] if name_key(category) in names else names:
                     against.setdefault(name, []).extend(places)
             if against:
                 asked[f"negative_{key}"] = against
@@ -458,4 +463,5 @@ class PromptStudio(ipywidgets.VBox):
 
 
 def _words(control: ipywidgets.Text) -> list[str]:
-    return [word.strip() for word in control.value.split(",") if word.strip()]
+    words = split_names(control.value)
+    return unique_names(words) if words else []

@@ -18,6 +18,7 @@ from open_clip.transformer import QuickGELU, TextTransformer
 from torch import Tensor, nn
 
 from trex2_mini.config import TextTowerConfig
+from trex2_mini.names import check_names
 
 KEPT = 20_000  # phrases; 40 MB at D = 256
 
@@ -85,17 +86,6 @@ def _version(parameter: Tensor) -> int:
     trained.
     """
     return -1 if parameter.is_inference() else parameter._version
-
-
-def check_names(names: Sequence[str] | str) -> list[str]:
-    """A list of non-empty phrases, stripped. A string is split at commas. Raises ValueError for anything else."""
-    try:
-        found = names.split(",") if isinstance(names, str) else list(names)
-    except TypeError:  # nothing to go through
-        found = []
-    if not found or not all(isinstance(name, str) and name.strip() for name in found):
-        raise ValueError(f"expected at least one non-empty name, such as ['cat', 'dog'] or 'cat, dog', got {names!r}")
-    return [name.strip() for name in found]
 
 
 def _clip_text_weights(pretrained: str) -> dict[str, Tensor]:
