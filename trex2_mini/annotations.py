@@ -19,7 +19,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from trex2_mini.detector import Detections, Detector
-from trex2_mini.images import load_image
+from trex2_mini.images import LeftOut, load_image
 from trex2_mini.names import unique_names
 from trex2_mini.paths import write_text
 from trex2_mini.prompt_bank import PromptBank
@@ -158,23 +158,25 @@ def detect_folder(
     score_threshold: float = 0.3,
     weights: str = "",
     progress: bool = True,
+    most_unreadable: int | None = None,
 ) -> dict[str, int]:
     """Detect on every picture of a folder with the same prompts, into a COCO JSON file; interrupted, it goes on where
     it was.
 
-    Finished pictures are kept in `out`.part, a line each, until all are done. Unreadable pictures are left out, and
-    named in the result.
+    Finished pictures are kept in `out`.part, a line each, until all are done. Unreadable pictures are left out and
+    warned of by name.
 
     Args:
         text, prompts, score_threshold: see `Detector.detect`.
         weights: what tells one model from another (a checkpoint's hash); a half-done file of another model or other
             prompts is refused.
+        most_unreadable: so many pictures may be left out; None: see `LeftOut`.
 
     Returns:
         {"pictures": seen, "detections": found, "resumed": seen in an earlier run, "unreadable": left out}
 
     Raises:
-        ValueError: no picture in the folder, no prompt, or a half-done `out` that was begun with something else.
+        ValueError: no picture in the folder, no prompt, too many unreadable pictures, or a half-done `out` that was begun with something else.
     """
     folder, out = Path(folder), Path(out)
     pictures = pictures_in(folder)
@@ -207,14 +209,14 @@ def detect_folder(
     out.parent.mkdir(parents=True, exist_ok=True)
     write_text(partial, "".join(json.dumps(record) + "\n" for record in done or [asked]))
     resumed = len(seen)
+    left_out = LeftOut(len(pictures), most_unreadable)
+    left_out |= {file: record["unreadable"] for file, record in seen.items() if "unreadable" in record}
     with partial.open("a", encoding="utf-8") as file:
         for path in tqdm(pictures, desc="detecting", unit="picture", disable=not progress):
             if path.name in seen:
                 continue
-            try:
-                image = load_image(path)
-            except ValueError as error:
-                record = {"file": path.name, "unreadable": str(error)}
+            if (image := left_out.read(path.name, load_image, path)) is None:
+                record = {"file": path.name, "unreadable": left_out[path.name]}
             else:
                 own = detector.detect(image, text=text, prompts=prompts, score_threshold=score_threshold)
                 record = {"file": path.name, "size": list(image.shape[:2]), "names": own.names}

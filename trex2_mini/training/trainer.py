@@ -223,6 +223,8 @@ class Trainer:
         began = time.perf_counter()
         bar = tqdm(loader, total=train.steps, initial=self.step, disable=not progress, unit="step", mininterval=5)
         for samples in bar:
+            if isinstance(samples, ValueError):
+                raise samples
             history.append(self._update(dict(zip(own, samples, strict=True))))
             self.step += 1
             if self.step % 20 == 0 or self.step == train.steps:
@@ -312,5 +314,9 @@ class _Steps(torch.utils.data.Dataset):
     def __len__(self) -> int:
         return max(0, self.last - self.first)
 
-    def __getitem__(self, index: int) -> list[list[Sample]]:
-        return [self.batches((self.first + index) * self.parts + part) for part in self.own]
+    def __getitem__(self, index: int) -> list[list[Sample]] | ValueError:
+        """An error is handed on, not raised: torch would put the worker's whole trace into its message."""
+        try:
+            return [self.batches((self.first + index) * self.parts + part) for part in self.own]
+        except ValueError as error:
+            return error
