@@ -168,9 +168,8 @@ def detect_folder(
 
     Args:
         text, prompts, score_threshold: see `Detector.detect`.
-        weights: what tells one model from another (a checkpoint's hash); a half-done file of another model or other
-            prompts is refused.
-        most_unreadable: so many pictures may be left out; None: see `LeftOut`.
+        weights: what tells one model from another (default: `Detector.weights`); a half-done file of another model or
+            other prompts is refused.
 
     Returns:
         {"pictures": seen, "detections": found, "resumed": seen in an earlier run, "unreadable": left out}
@@ -183,6 +182,7 @@ def detect_folder(
     partial = out.with_name(out.name + ".part")
     bank = None if prompts is None else [prompts.names, prompts.embeddings.double().sum().item()]
     text = None if text is None else unique_names(text)
+    weights = weights or detector.weights
     asked = {
         "folder": str(folder.resolve()),
         "text": text,

@@ -127,6 +127,18 @@ def shipped() -> list[str]:
     return sorted(p.parent.name for p in SHIPPED.glob("*/config.json"))
 
 
+def state_hash(model: torch.nn.Module) -> str:
+    """16 hex digits that tell a model's weights from others: of their SHA-256 at half precision, so that a model and
+    its shipped file agree.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        value = tensor.detach().cpu()
+        value = value.half() if value.is_floating_point() else value
+        digest.update(name.encode() + value.contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
 def file_hash(path: Path) -> str:
     """The first 16 hex digits of a file's SHA-256."""
     return hashlib.sha256(path.read_bytes()).hexdigest()[:16]

@@ -12,8 +12,10 @@ sigmoid(S_P - beta max_i S_Ni), S the similarities of eq. 8 without our bias. Ou
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
@@ -24,7 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from trex2_mini.boxes import check_boxes, check_points, xyxy_to_normalized
-from trex2_mini.checkpoint import load_model
+from trex2_mini.checkpoint import load_model, state_hash
 from trex2_mini.config import Config
 from trex2_mini.detections import Detections, top_detections
 from trex2_mini.images import load_image, to_image
@@ -32,7 +34,7 @@ from trex2_mini.layers.deformable_attention import compile_attention
 from trex2_mini.model.image_encoder import ImageFeatures
 from trex2_mini.model.trex2 import TRex2
 from trex2_mini.model.visual_prompt import RegionPrompts
-from trex2_mini.names import check_names, name_key, unique_names
+from trex2_mini.names import Vocabulary, check_names, name_key, read_aliases, unique_names
 from trex2_mini.processes import usable_device
 from trex2_mini.prompt_bank import PromptBank
 
@@ -54,14 +56,30 @@ class Detector:
     def __init__(self, model: TRex2, config: Config, device: str | torch.device | None = None):
         self.device = usable_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.model, self.config = model.to(self.device).eval(), config
+        self.vocabulary: Vocabulary | None = None  # what the text tower was taught, where the checkpoint says it
+        self.aliases: dict[str, list[str]] = {}
+
+    @cached_property
+    def weights(self) -> str:
+        """16 hex digits that tell this model from others; banks, indexes and sessions carry them."""
+        return state_hash(self.model)
 
     @classmethod
     def load(cls, source: str | Path = "nano-emoji", device: str | None = None) -> Detector:
         """source: a folder with model.safetensors and config.json, or the name of a checkpoint that comes with the
         repository.
         """
-        model, config, _ = load_model(source)
-        return cls(model, config, device)
+        model, config, path = load_model(source)
+        detector = cls(model, config, device)
+        detector.vocabulary = Vocabulary.load(path.parent)
+        return detector
+
+    def use_aliases(self, aliases: str | Path | Mapping[str, str | list[str]]) -> Detector:
+        """The same detector, in which names stand for phrases that it knows: {"甜甜圈": "donut", "car": ["car", "van"]},
+        or a JSON file of that form. Several phrases count by the mean of their T. Raises ValueError.
+        """
+        self.aliases = read_aliases(aliases)
+        return self
 
     def compile(self) -> Detector:
         """The same detector with its attention fused by torch.compile; see `compile_attention` for what that needs and
@@ -113,6 +131,7 @@ class Detector:
         negative_points: Mapping[str, Any] | Sequence | None = None,
         beta: float = 0.3,
         class_agnostic_nms: bool = False,
+        allow_other_model: bool = False,
     ) -> Any:
         """Find everything the prompts ask for: Detections; of a list of pictures, a list of them.
 
@@ -127,7 +146,8 @@ class Detector:
         Names are the same whatever their case and spaces; the first spelling is shown.
         beta    how much a negative takes from a score, at least 0 (T-Rex-Omni: 0.3)
         class_agnostic_nms   of boxes that overlap the best stays, whatever their names; else of those of one name
-        Raises ValueError when no prompt is given or one cannot be used.
+        allow_other_model   take a bank of a model with other weights, where its vectors mean little
+        Raises ValueError when no prompt is given or one cannot be used. Warns of names the text tower was never taught.
         """
         if not isinstance(score_threshold, Real) or not 0 <= score_threshold <= 1:
             raise ValueError(f"score_threshold must be a number in 0..1, got {score_threshold!r}")
@@ -150,17 +170,13 @@ class Detector:
         if prompts is not None:
             if not isinstance(prompts, PromptBank):
                 raise ValueError(f"prompts: expected a PromptBank, as `embed` gives, got {type(prompts).__name__}")
-            if prompts.embeddings.ndim != 2 or prompts.embeddings.shape != (len(prompts.names), self.config.model.dim):
-                raise ValueError(
-                    f"expected a prompt bank of shape [{len(prompts.names)}, {self.config.model.dim}], got"
-                    f" {tuple(prompts.embeddings.shape)}; embed the examples again with this model"
-                )
-            for name, vector in zip(prompts.names, prompts.embeddings.to(self.device), strict=True):
+            rows = prompts.vectors_for(self.weights, self.config.model.dim, allow_other_model).to(self.device)
+            for name, vector in zip(prompts.names, rows, strict=True):
                 visual.setdefault(shown.setdefault(name_key(name), name), []).append(vector)
         vectors = {name: torch.stack(own).mean(0) for name, own in visual.items()}
         if text is not None:
             names = unique_names(text)
-            for name, vector in zip(names, self.model.encode_text(names), strict=True):
+            for name, vector in zip(names, self._texts(names), strict=True):
                 name = shown.setdefault(name_key(name), name)
                 vectors[name] = (vector + vectors[name]) / 2 if name in visual else vector
         if not vectors:
@@ -201,7 +217,7 @@ class Detector:
         """
         found: list[tuple[Tensor, str | None]] = []
         if text is not None:
-            found += [(vector, None) for vector in self.model.encode_text(unique_names(text))]
+            found += [(vector, None) for vector in self._texts(unique_names(text))]
         alone, against = [], []
         for given, regions in (
             (boxes, self._regions(encoded, boxes, None)),
@@ -257,7 +273,7 @@ class Detector:
                     )[0, 0]
                 )
             rows.append(torch.stack(vectors).mean(0))
-        return PromptBank(list(examples), torch.stack(rows).cpu())
+        return PromptBank(list(examples), torch.stack(rows).cpu(), self.weights)
 
     @torch.inference_mode()
     def classify(self, image: Any, boxes: Sequence, names: str | Sequence[str]) -> tuple[list[str], np.ndarray]:
@@ -269,10 +285,17 @@ class Detector:
         checked = self._boxes(encoded, boxes, "boxes")
         regions = [(box[None], torch.zeros(0, 2)) for box in checked]
         visual = self.model.encode_visual(encoded.features, RegionPrompts.from_lists([regions], self.device))[0]
-        probabilities = (
-            (visual @ self.model.encode_text(names).T / math.sqrt(self.config.model.dim)).softmax(-1).cpu().numpy()
-        )
+        probabilities = (visual @ self._texts(names).T / math.sqrt(self.config.model.dim)).softmax(-1).cpu().numpy()
         return [names[i] for i in probabilities.argmax(1)], probabilities
+
+    def _texts(self, names: list[str]) -> Tensor:
+        """T [C, D] of names or of what they are aliases of; a warning for those that the tower was never taught."""
+        phrases = [self.aliases.get(name_key(name), [name]) for name in names]
+        for phrase in dict.fromkeys(phrase for own in phrases for phrase in own) if self.vocabulary else ():
+            if said := self.vocabulary.advice(phrase):
+                warnings.warn(said, stacklevel=4)
+        vectors = self.model.encode_text([phrase for own in phrases for phrase in own])
+        return torch.stack([own.mean(0) for own in vectors.split([len(own) for own in phrases])])
 
     def _encoded(self, image: Any) -> EncodedImage:
         return image if isinstance(image, EncodedImage) else self.encode(image)

@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from trex2_mini.boxes import xyxy_to_normalized
-from trex2_mini.checkpoint import file_hash, load_model
+from trex2_mini.checkpoint import file_hash, load_model, state_hash
 from trex2_mini.datasets.coco import CocoDataset
 from trex2_mini.datasets.registry import open_dataset
 from trex2_mini.datasets.sample import Sample
@@ -25,7 +25,6 @@ from trex2_mini.detector import Detector, top_detections
 from trex2_mini.evaluation.bank import encode_in_batches
 from trex2_mini.evaluation.lvis import lvis_ap
 from trex2_mini.evaluation.metrics import coco_ap
-from trex2_mini.evaluation.provenance import state_hash
 from trex2_mini.model.box_decoder import DecoderOutput
 from trex2_mini.model.image_encoder import ImageFeatures
 from trex2_mini.processes import process

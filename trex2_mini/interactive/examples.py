@@ -58,7 +58,9 @@ class BankBuilder:
             for name, own in by_name.items():
                 pairs = [(self.encode(image), boxes) for image, boxes in own.items()]
                 rows.setdefault(name, []).append(self.detector.embed({name: pairs}).embeddings[0])
-            self._bank = PromptBank(list(rows), torch.stack([torch.stack(own).mean(0) for own in rows.values()]))
+            self._bank = PromptBank(
+                list(rows), torch.stack([torch.stack(own).mean(0) for own in rows.values()]), self.detector.weights
+            )
         return self._bank
 
     def save(self, path: str | Path, official: bool = False) -> PromptBank:
@@ -70,17 +72,13 @@ class BankBuilder:
         (bank.save_official if official else bank.save)(Path(path).expanduser())
         return bank
 
-    def load(self, path: str | Path) -> PromptBank:
-        """Add a saved bank, of either form; its names replace those loaded before. Raises ValueError: no bank, or of a
-        model of another width.
+    def load(self, path: str | Path, allow_other_model: bool = False) -> PromptBank:
+        """Add a saved bank, of either form; its names replace those loaded before. Raises ValueError: no bank, or of
+        another model (see `PromptBank.vectors_for`).
         """
-        bank, dim = PromptBank.load(Path(path).expanduser()), self.detector.config.model.dim
-        if bank.embeddings.shape != (len(bank.names), dim):
-            raise ValueError(
-                f"{path}: expected embeddings [{len(bank.names)}, {dim}], as this model makes them, got"
-                f" {list(bank.embeddings.shape)}; collect the examples again with this model"
-            )
+        bank = PromptBank.load(Path(path).expanduser())
+        vectors = bank.vectors_for(self.detector.weights, self.detector.config.model.dim, allow_other_model)
         known = {name_key(name): name for name in self.loaded}
-        self.loaded |= {known.get(name_key(n), n): vector for n, vector in zip(bank.names, bank.embeddings)}
+        self.loaded |= {known.get(name_key(n), n): vector for n, vector in zip(bank.names, vectors)}
         self._bank = None
         return bank

@@ -69,8 +69,7 @@ class PromptStudio(ipywidgets.VBox):
         self.add_class("trex-studio")
         said = ""
         try:
-            if self.session.restore(self._take_up):
-                said = f"went on with {self.session.autosave.name}"
+            said = self.session.restore(self._take_up)
         except ValueError as error:  # the message says where the damaged file lies now
             warnings.warn(said := str(error), stacklevel=2)
         sources = self.session.sources
@@ -243,9 +242,9 @@ class PromptStudio(ipywidgets.VBox):
         bank = self.session.bank.save(path, official)
         self.say(f"wrote {Path(path).name}: {', '.join(bank.names)}")
 
-    def load_bank(self, path: str | Path) -> None:
+    def load_bank(self, path: str | Path, allow_other_model: bool = False) -> None:
         """See `BankBuilder.load`."""
-        bank = self.session.bank.load(path)
+        bank = self.session.bank.load(path, allow_other_model)
         self._bank_changed(f"loaded {', '.join(bank.names)}")
 
     def detect_folder(self, folder: str | Path, out: str | Path | None = None) -> dict[str, int]:

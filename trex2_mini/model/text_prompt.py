@@ -10,6 +10,7 @@ grow.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 
 import open_clip
@@ -72,6 +73,12 @@ class TextPromptEncoder(nn.Module):
         for name in names:
             if name not in self._tokens:
                 self._tokens[name] = self.tokenizer([name])[0]
+                if (length := len(self.tokenizer.encode(name)) + 2) > self.config.context_length:
+                    warnings.warn(
+                        f"{name!r} has {length} tokens, of which the text tower reads {self.config.context_length}: its "
+                        "end is not read; say it shorter",
+                        stacklevel=2,
+                    )
         tokens = torch.stack([self._tokens[name] for name in names]).to(self.projection.weight.device)  # (C, context)
         end = tokens.argmax(-1)  # the end-of-text token has the largest id
         length = int(end.max()) + 1  # the tower is causal: what follows the longest phrase is idle and left out

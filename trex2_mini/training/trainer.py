@@ -43,6 +43,7 @@ from trex2_mini.checkpoint import CheckpointError, load_model, load_weights, rea
 from trex2_mini.config import Config, TrainConfig
 from trex2_mini.datasets.sample import Sample
 from trex2_mini.model.trex2 import TRex2
+from trex2_mini.names import Vocabulary
 from trex2_mini.paths import write_text
 from trex2_mini.processes import process, usable_device
 from trex2_mini.training.iteration import Iteration, batch_parts, count
@@ -174,6 +175,8 @@ class Trainer:
             )
         self.model.load_state_dict(model.state_dict())
         self._restart_average()
+        if process()[0] == 0 and (known := Vocabulary.load(path.parent)):
+            known.save(self.run)
 
     def train(self, save_every: int = 250, progress: bool = True, workers: int = 1) -> None:
         """Run until `config.train.steps`; logs every 20 steps, saves every `save_every` and at the end (the first
@@ -205,6 +208,9 @@ class Trainer:
     def _write_head(self) -> None:
         """config.json, and of an older log.jsonl the lines up to this step."""
         write_text(self.run / "config.json", self.config.to_json())
+        if not self.config.model.text.pretrained:  # a tower of CLIP's knows other words too
+            taught = Vocabulary.of(self.names[label] for label in self.trainable)
+            (taught | (Vocabulary.load(self.run) or taught)).save(self.run)
         log = self.run / "log.jsonl"
         lines = log.read_text().splitlines(keepends=True) if log.exists() and self.step else []
         whole = [line for line in lines if line.endswith("}\n")]  # the last one may have been cut off

@@ -135,6 +135,7 @@ def export_onnx(
         "nms_iou": config.nms_iou,
         "image": "float32, RGB, 0..1",
         "text": dict(zip(names, embeddings)),
+        "weights": detector.weights,
     }
     write_text(folder / "export.json", json.dumps(described))
     return folder
