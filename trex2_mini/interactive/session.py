@@ -26,7 +26,7 @@ from traitlets import TraitError
 
 from trex2_mini import annotations
 from trex2_mini.detector import Detections, Detector, EncodedImage
-from trex2_mini.images import load_image
+from trex2_mini.images import LeftOut, load_image
 from trex2_mini.interactive.canvas import as_annotations, check_categories, check_detections, check_prompts
 from trex2_mini.interactive.examples import BankBuilder
 from trex2_mini.paths import data_root, write_text
@@ -54,8 +54,10 @@ class Session:
         self.history: list[dict] = []
         self.bank = BankBuilder(detector, self.encode)
         self._encodings: OrderedDict[str, EncodedImage] = OrderedDict()
-        for name, source in pictures_of(images):
-            self.add(source, name)
+        given = pictures_of(images)
+        left_out = LeftOut(len(given))
+        for name, source in given:
+            left_out.read(name or str(source), self.add, source, name)
 
     # ---- pictures
 

@@ -170,9 +170,9 @@ class Trainer:
                 f" {path.parent / 'config.json'}"
             )
         self.model.load_state_dict(model.state_dict())
+        self._restart_average()
         if process()[0] == 0 and (known := Vocabulary.load(path.parent)):
             known.save(self.run)
-        self._restart_average()
 
     def train(self, save_every: int = 250, progress: bool = True, workers: int = 1) -> None:
         """Run until `config.train.steps`; logs every 20 steps, saves every `save_every` and at the end (the first
@@ -221,6 +221,8 @@ class Trainer:
         began = time.perf_counter()
         bar = tqdm(loader, total=train.steps, initial=self.step, disable=not progress, unit="step", mininterval=5)
         for samples in bar:
+            if isinstance(samples, ValueError):
+                raise samples
             history.append(self._update(dict(zip(own, samples, strict=True))))
             self.step += 1
             if self.step % 20 == 0 or self.step == train.steps:
@@ -336,5 +338,9 @@ class _Steps(torch.utils.data.Dataset):
     def __len__(self) -> int:
         return max(0, self.last - self.first)
 
-    def __getitem__(self, index: int) -> list[list[Sample]]:
-        return [self.batches((self.first + index) * self.parts + part) for part in self.own]
+    def __getitem__(self, index: int) -> list[list[Sample]] | ValueError:
+        """An error is handed on, not raised: torch would put the worker's whole trace into its message."""
+        try:
+            return [self.batches((self.first + index) * self.parts + part) for part in self.own]
+        except ValueError as error:
+            return error
