@@ -2,50 +2,134 @@
 
 from __future__ import annotations
 
+import io
 import os
+import warnings
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+MOST_BYTES = 50_000_000  # of a picture from an address
+T = TypeVar("T")
 
-def load_image(source: str | Path | Image.Image | np.ndarray) -> np.ndarray:
+
+class UnreadablePicture(ValueError):
+    """A picture that is missing, broken or of an unknown format; the message names it."""
+
+
+class MissingPicture(UnreadablePicture, FileNotFoundError):
+    """There is no such file."""
+
+
+class LeftOut(dict[Any, str]):
+    """The pictures of a run that could not be read, {name or id: why}: each is warned of, too many stop the run.
+
+    total: pictures of the run. most: so many may be left out; by default 20 or 5 %, whichever is more; at most half.
+    """
+
+    def __init__(self, total: int, most: int | None = None):
+        super().__init__()
+        self.total, self.most = total, min(max(20, total // 20), total // 2) if most is None else most
+
+    def read(self, name: Any, reader: Callable[..., T], *arguments: Any) -> T | None:
+        """What `reader` gives; None, and the picture is left out, where it raises UnreadablePicture.
+
+        Raises ValueError where it is one too many; the reader's error itself where the run has but one picture.
+        """
+        try:
+            return reader(*arguments)
+        except UnreadablePicture as error:
+            if self.total == 1:
+                raise
+            if name not in self:
+                self[name] = str(error)
+                warnings.warn(f"left out: {error}", stacklevel=3)
+            if len(self) > self.most:
+                raise ValueError(
+                    f"{len(self)} of {self.total} pictures cannot be read, and at most {self.most} may be left out; "
+                    f"`data check --decode` names all of a set. The last: {error}"
+                ) from error
+            return None
+
+
+def load_image(source: str | Path | bytes | BinaryIO | Image.Image | np.ndarray | Tensor) -> np.ndarray:
     """Read a picture as uint8 [H, W, 3], RGB.
 
     EXIF rotation is applied, transparency is laid over white, 16-bit values are scaled to 8 bit.
 
     Args:
-        source: a path, a PIL picture, or an array [H, W], [H, W, 1], [H, W, 3] or [H, W, 4] of uint8, uint16, bool, or
-            floats in 0..1.
+        source: a path, an address (http, https), a file's bytes or an open binary file, a PIL picture, or an array
+            [H, W], [H, W, 1], [H, W, 3] or [H, W, 4] of uint8, uint16, bool, or floats in 0..1; of tensors also
+            [3, H, W].
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it cannot be read as a picture.
+        UnreadablePicture: a file that is none (MissingPicture) or no picture.
+        ValueError: an array that is no picture.
     """
+    if isinstance(source, Tensor):
+        array = (
+            source.detach().cpu().float().numpy() if source.dtype == torch.bfloat16 else source.detach().cpu().numpy()
+        )
+        first = array.ndim == 3 and array.shape[0] in (1, 3, 4) and array.shape[2] not in (1, 3, 4)
+        source = np.moveaxis(array, 0, -1) if first else array
     if isinstance(source, np.ndarray):
         return _over_white(_eight_bit(source))
-    if not isinstance(source, (str, Path, Image.Image)):
-        raise ValueError(f"expected a path, a PIL picture or a numpy array [H, W, 3], got {type(source).__name__}")
+    if isinstance(source, str) and "://" in source:
+        source = _fetched(source)
+    if isinstance(source, bytes):
+        source = io.BytesIO(source)
+    if not isinstance(source, (str, Path, Image.Image)) and not hasattr(source, "read"):
+        raise ValueError(
+            f"expected a path, an address, bytes, a PIL picture or a numpy array [H, W, 3], got {type(source).__name__}"
+        )
     name = "the PIL picture"
     try:
         if isinstance(source, Image.Image):
             array = _pixels(source)
+        elif hasattr(source, "read"):
+            name = "the file"
+            with Image.open(source) as picture:
+                array = _pixels(picture)
         else:
             name = path = Path(os.path.expanduser(source))  # ~nobody stays as it is
             if not path.is_file():
                 reason = "is a folder, not a picture" if path.is_dir() else "does not exist"
-                raise FileNotFoundError(f"the picture {path} {reason}; check the path (relative to {Path.cwd()})")
+                raise MissingPicture(f"the picture {path} {reason}; check the path (relative to {Path.cwd()})")
             with Image.open(path) as picture:
                 array = _pixels(picture)
-    except FileNotFoundError:
+    except MissingPicture:
         raise
     except Exception as error:  # of a broken file Pillow raises many kinds
-        raise ValueError(
+        raise UnreadablePicture(
             f"{name} is not a readable picture (corrupt, cut short or of an unknown format): {error}"
         ) from error
     return _over_white(_eight_bit(array))
+
+
+def _fetched(address: str) -> bytes:
+    """A file from the web, MOST_BYTES at most. Raises ValueError."""
+    import requests
+
+    if not address.lower().startswith(("http://", "https://")):
+        raise ValueError(f"expected a path, or an address that begins with http:// or https://, got {address!r:.200}")
+    try:
+        with requests.get(address, stream=True, timeout=(10, 30)) as answer:
+            answer.raise_for_status()
+            content = b""
+            for part in answer.iter_content(1 << 20):
+                content += part
+                if len(content) > MOST_BYTES:
+                    raise ValueError(
+                        f"{address:.200} is larger than {MOST_BYTES // 1_000_000} MB; download it yourself"
+                    )
+    except requests.RequestException as error:
+        raise ValueError(f"{address:.200} could not be fetched ({error}); check the address and the network") from error
+    return content
 
 
 def _pixels(picture: Image.Image) -> np.ndarray:

@@ -70,7 +70,7 @@ def peak_memory(function: Callable[..., Callable[[], Any]], *arguments: Any) -> 
 def _peak(function: Callable[..., Callable[[], Any]], arguments: tuple) -> Peak:
     call = function(*arguments)
     before = gibibytes("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")
+    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
     call()
     whole = gibibytes("VmHWM")
     return Peak(whole - before, whole)
@@ -78,7 +78,9 @@ def _peak(function: Callable[..., Callable[[], Any]], arguments: tuple) -> Peak:
 
 def gibibytes(key: str) -> float:
     """A memory figure of this process, such as VmRSS or VmHWM; Linux only."""
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(key))
+    line = next(
+        line for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines() if line.startswith(key)
+    )
     return int(line.split()[1]) / 2**20
 
 
@@ -122,6 +124,6 @@ def transformers(module: str = "") -> Any:
 def processor() -> str:
     """Its name, as far as the system tells it."""
     with contextlib.suppress(OSError, StopIteration):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         return next(line for line in lines if line.startswith("model name")).partition(":")[2].strip()
     return platform.processor() or platform.machine()

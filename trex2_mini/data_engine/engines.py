@@ -25,6 +25,7 @@ from trex2_mini.data_engine.phrases import Parser, frequent_phrases, noun_phrase
 from trex2_mini.datasets.coco import CocoDataset
 from trex2_mini.detector import Detector, EncodedImage
 from trex2_mini.model.visual_prompt import RegionPrompts
+from trex2_mini.names import unique_names
 
 CAPTIONS = "captions.json"
 
@@ -225,7 +226,7 @@ def boxes_of(dataset: CocoDataset) -> dict[int, list[list[float]]]:
             (max(x, 0), max(y, 0), min(x + w, image["width"]), min(y + h, image["height"]))
             for x, y, w, h in (a["bbox"] for a in own if not a.get("iscrowd", 0))
         ]
-        found[image_id] = [list(c) for c in corners if c[2] - c[0] >= 1 and c[3] - c[1] >= 1]
+        found[image_id] = [list(c) for c in corners if c[2] - c[0] >= 1 and c[3] - c[1] >= 1 and max(c) > 1]
     return found
 
 
@@ -234,10 +235,10 @@ def read_names(source: str | Path) -> list[str]:
     path = Path(source).expanduser()
     if not path.is_file():
         raise ValueError(f"no file {path}; expected a text file with one name a line")
-    names = list(dict.fromkeys(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()))
+    names = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     if not names:
         raise ValueError(f"{path} holds no name; expected one a line")
-    return names
+    return unique_names(names)
 
 
 def check_thresholds(engine: TextEngine | VisualEngine) -> None:

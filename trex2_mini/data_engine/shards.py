@@ -21,7 +21,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from trex2_mini.annotations import bring
@@ -29,8 +28,8 @@ from trex2_mini.checkpoint import file_hash, load_model
 from trex2_mini.data_engine.engines import TextEngine, VisualEngine, check_thresholds
 from trex2_mini.detector import Detector
 from trex2_mini.evaluation.provenance import describe_code
-from trex2_mini.images import load_image
-from trex2_mini.paths import write_text
+from trex2_mini.images import LeftOut, load_image
+from trex2_mini.paths import locked, write_text
 
 
 def run_engine(
@@ -73,28 +72,26 @@ def run_engine(
     settings = _settings(engine, images, checkpoint, shard)
     shards = out / "shards"
     shards.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(shards / "engine.lock", timeout=0):
-            begun = shards / "settings.json"
-            if begun.exists() and json.loads(begun.read_text(encoding="utf-8")) != settings:
-                raise ValueError(
-                    f"{out} was begun with other pictures, settings or weights; remove it, or choose another folder"
-                )
-            write_text(begun, json.dumps(settings, indent=2) + "\n")
-            parts = [images[i : i + shard] for i in range(0, len(images), shard)]
-            todo = [number for number in range(len(parts)) if not _file(shards, number).exists()]
-            resumed = sum(len(part) for number, part in enumerate(parts) if number not in todo)
-            with tqdm(
-                total=len(images), initial=resumed, desc=f"{engine.kind} engine", unit="picture", disable=not progress
-            ) as bar:
-                for number in _done(todo, workers, (engine, parts, folder, shards, str(checkpoint))):
-                    bar.update(len(parts[number]))
-            records = [
-                record for n in range(len(parts)) for record in json.loads(_file(shards, n).read_text(encoding="utf-8"))
-            ]
-            counts = _merge(engine, images, records, folder, out, settings, head or {})
-    except Timeout:
-        raise ValueError(f"another process runs an engine into {out}; wait for it, or choose another folder") from None
+    busy = f"another process runs an engine into {out}; wait for it, or choose another folder"
+    with locked(shards / "engine.lock", busy):
+        begun = shards / "settings.json"
+        if begun.exists() and json.loads(begun.read_text(encoding="utf-8")) != settings:
+            raise ValueError(
+                f"{out} was begun with other pictures, settings or weights; remove it, or choose another folder"
+            )
+        write_text(begun, json.dumps(settings, indent=2) + "\n")
+        parts = [images[i : i + shard] for i in range(0, len(images), shard)]
+        todo = [number for number in range(len(parts)) if not _file(shards, number).exists()]
+        resumed = sum(len(part) for number, part in enumerate(parts) if number not in todo)
+        with tqdm(
+            total=len(images), initial=resumed, desc=f"{engine.kind} engine", unit="picture", disable=not progress
+        ) as bar:
+            for number in _done(todo, workers, (engine, parts, folder, shards, str(checkpoint))):
+                bar.update(len(parts[number]))
+        records = [
+            record for n in range(len(parts)) for record in json.loads(_file(shards, n).read_text(encoding="utf-8"))
+        ]
+        counts = _merge(engine, images, records, folder, out, settings, head or {})
     return counts | {"resumed": resumed}
 
 
@@ -125,6 +122,7 @@ class _Worker:
         self, engine: TextEngine | VisualEngine, parts: list[list[dict]], folder: Path, shards: Path, checkpoint: str
     ):
         self.engine, self.parts, self.folder, self.shards = engine, parts, folder, shards
+        self.left_out = LeftOut(sum(map(len, parts)))  # each process leaves out so many: all together stay few
         self.detector = Detector.load(checkpoint)
         if engine.names:  # encoded once, in one order: the last bits of an embedding depend on what it is encoded with
             with torch.inference_mode():
@@ -135,10 +133,9 @@ class _Worker:
         return number
 
     def _record(self, entry: dict) -> dict:
-        try:
-            image = load_image(self.folder / entry["file_name"])
-        except (FileNotFoundError, ValueError) as error:  # collections from the web have broken pictures
-            return {"id": entry["id"], "unreadable": str(error), "labels": []}
+        image = self.left_out.read(entry["id"], load_image, self.folder / entry["file_name"])
+        if image is None:  # collections from the web have broken pictures
+            return {"id": entry["id"], "unreadable": self.left_out[entry["id"]], "labels": []}
         labels = self.engine.label(self.detector, entry["id"], image)
         return {"id": entry["id"], "height": image.shape[0], "width": image.shape[1], "labels": labels}
 

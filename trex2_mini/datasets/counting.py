@@ -15,7 +15,7 @@ import numpy as np
 
 from trex2_mini.datasets.check import FIELDS, check_entries
 from trex2_mini.datasets.coco import CocoDataset
-from trex2_mini.images import load_image
+from trex2_mini.images import LeftOut, load_image
 from trex2_mini.paths import read_json
 
 SPLITS = ("train", "val", "test")
@@ -54,6 +54,7 @@ class CountingDataset:
             raise ValueError(f"unknown split {split!r}; expected one of {', '.join(SPLITS)}")
         points = self.folder / "annotation_FSC147_384.json"
         self._entries = _fsc147(self.folder, split) if points.is_file() else _fscd_lvis(self.folder, split)
+        self.left_out = LeftOut(len(self))
         self.annotations = points if points.is_file() else self.folder / f"count_{split}.json"
 
     def __len__(self) -> int:
@@ -61,6 +62,10 @@ class CountingDataset:
 
     def __iter__(self) -> Iterator[CountingSample]:
         return (self[index] for index in range(len(self)))
+
+    def read(self, index: int) -> CountingSample | None:
+        """Like `CocoDataset.read`: None where the picture cannot be read."""
+        return self.left_out.read(self._entries[index][1]["file_name"], self.__getitem__, index)
 
     def __getitem__(self, index: int) -> CountingSample:
         folder, entry = self._entries[index]

@@ -60,7 +60,8 @@ def counting(
         raise ValueError(f"threshold must lie in 0..1, got {threshold}")
     samples, found = [], []
     for index in tqdm(range(len(dataset))[:limit], "counting", disable=not progress):
-        sample = dataset[index]
+        if (sample := dataset.read(index)) is None:
+            continue
         found.append(count_one(detector, sample, exemplars, tiles))
         samples.append(replace(sample, image=NO_PIXELS))  # FSC147's pictures would take most of a gigabyte
     if not samples:

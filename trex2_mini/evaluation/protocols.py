@@ -136,6 +136,7 @@ def evaluate(
         visual-g, mixed: examples, reference, without_examples (names left out, also of the ground truth).
         visual-i, visual-i-others: echo, the AP, under the same protocol, of answering the prompted box itself; the APs
         of `baselines`. visual-i-others: also pairs_with_others and AP_pairs_with_others, see `only_others`.
+        unreadable: {image id: why} of the pictures that were left out, where there are any; they count nowhere.
 
     Raises:
         ValueError: unknown protocol or categories, no flag "novel", nothing to find, no example, number under 1, an
@@ -175,6 +176,8 @@ def evaluate(
                 fixed = lvis_ap(given.truth, given.detections, given.category_ids, given.image_ids, fixed=True)
                 scores["fixed_AP"] = fixed["AP"]
             scores |= given.details
+    if dataset.left_out:
+        scores["unreadable"] = {str(name): why for name, why in dataset.left_out.items()}
     per_category = scores.pop("per_category")
     return {
         "protocol": protocol,

