@@ -500,7 +500,7 @@ def _engine(options: argparse.Namespace) -> None:
     from trex2_mini.datasets.emoji.sets import EMOJI_SETS, make_emoji_set
     from trex2_mini.datasets.registry import open_dataset
     from trex2_mini.datasets.scenes.catalogue import load_catalogue
-    from trex2_mini.paths import REPOSITORY
+    from trex2_mini.paths import REPOSITORY, read_names
 
     out = options.out or REPOSITORY / "runs" / f"engine-{options.name}"
     if options.name == "effect":
@@ -523,11 +523,7 @@ def _engine(options: argparse.Namespace) -> None:
             dataset = open_dataset(options.data or "emoji-sa")
             images, folder = dataset.coco["images"], dataset.images
             head = {key: dataset.coco[key] for key in ("info", "licenses") if key in dataset.coco}
-            names = (
-                engines.read_names(options.names)
-                if options.names
-                else [c.name for c in load_catalogue() if not c.novel]
-            )
+            names = read_names(options.names) if options.names else [c.name for c in load_catalogue() if not c.novel]
             kept = {"probability": options.probability, "min_instances": options.min_instances}
             engine = engines.VisualEngine(engines.boxes_of(dataset), names, **kept, **score)
         run = {"head": head, "shard": options.shard, "workers": options.workers}

@@ -19,7 +19,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from trex2_mini.detector import Detections, Detector
-from trex2_mini.images import LeftOut, load_image
+from trex2_mini.images import LeftOut
 from trex2_mini.paths import write_text
 from trex2_mini.prompt_bank import PromptBank
 
@@ -210,11 +210,11 @@ def detect_folder(
         for path in tqdm(pictures, desc="detecting", unit="picture", disable=not progress):
             if path.name in seen:
                 continue
-            if (image := left_out.read(path.name, load_image, path)) is None:
+            if (encoded := left_out.read(path.name, detector.encode, path)) is None:
                 record = {"file": path.name, "unreadable": left_out[path.name]}
             else:
-                own = detector.detect(image, text=text, prompts=prompts, score_threshold=score_threshold)
-                record = {"file": path.name, "size": list(image.shape[:2]), "names": own.names}
+                own = detector.detect(encoded, text=text, prompts=prompts, score_threshold=score_threshold)
+                record = {"file": path.name, "size": [encoded.height, encoded.width], "names": own.names}
                 record |= {key: getattr(own, key).tolist() for key in ("boxes", "scores", "labels")}
             file.write(json.dumps(record) + "\n")
             file.flush()

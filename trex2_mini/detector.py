@@ -27,7 +27,7 @@ from torchvision.ops import batched_nms
 from trex2_mini.boxes import check_boxes, check_points, normalized_to_xyxy, xyxy_to_normalized
 from trex2_mini.checkpoint import load_model
 from trex2_mini.config import Config
-from trex2_mini.images import load_image, to_image
+from trex2_mini.images import load_reduced, to_image
 from trex2_mini.layers.deformable_attention import compile_attention
 from trex2_mini.model.image_encoder import ImageFeatures
 from trex2_mini.model.text_prompt import check_names
@@ -95,8 +95,7 @@ class Detector:
         """image: path, PIL image or array [H, W], [H, W, 3] or [H, W, 4] (uint8, uint16, or float in 0..1). Raises
         ValueError.
         """
-        array = load_image(image)
-        height, width = array.shape[:2]
+        array, (height, width) = load_reduced(image, self.config.model.short_side)
         return EncodedImage(self.model.encode_images([self._prepare(array)]), height, width)
 
     def encode_batch(self, images: Sequence[np.ndarray]) -> ImageFeatures:

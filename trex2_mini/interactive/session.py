@@ -24,7 +24,7 @@ from traitlets import TraitError
 
 from trex2_mini import annotations
 from trex2_mini.detector import Detections, Detector, EncodedImage
-from trex2_mini.images import LeftOut, load_image
+from trex2_mini.images import LeftOut, load_image, picture_size
 from trex2_mini.interactive.canvas import as_annotations, check_categories, check_detections, check_prompts
 from trex2_mini.interactive.examples import BankBuilder
 from trex2_mini.paths import data_root, write_text
@@ -61,8 +61,10 @@ class Session:
 
     def add(self, source: Any, name: str | None = None) -> str:
         """Take in a path, PIL picture or array; returns its name here. Raises ValueError, FileNotFoundError."""
-        load_image(source)  # refuses what is no picture
-        if isinstance(source, (str, Path)):
+        if not isinstance(source, (str, Path)):
+            load_image(source)  # refuses what is no picture
+        else:
+            picture_size(source)  # so does this, without the pixels: they are read when the picture is chosen
             source = Path(source).expanduser().resolve()
             for known, other in self.sources.items():
                 if isinstance(other, Path) and other == source:
@@ -96,7 +98,7 @@ class Session:
         """The picture's features, from the detector or from the last time."""
         if name not in self._encodings:
             start = time.perf_counter()
-            self._encodings[name] = self.detector.encode(self.image(name))
+            self._encodings[name] = self.detector.encode(self.sources[name])
             self.history.append({"image": name, "what": "encode", "ms": 1000 * (time.perf_counter() - start)})
         self._encodings.move_to_end(name)
         while len(self._encodings) > KEPT_ENCODINGS:
