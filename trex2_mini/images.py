@@ -34,7 +34,8 @@ class MissingPicture(UnreadablePicture, FileNotFoundError):
 class LeftOut(dict[Any, str]):
     """The pictures of a run that could not be read, {name or id: why}: each is warned of, too many stop the run.
 
-    total: pictures of the run. most: so many may be left out; by default 20 or 5 %, whichever is more, and at most half.
+    total: pictures of the run. most: so many may be left out; by default 20 or 5 %, whichever is more, and at most
+    half.
     """
 
     def __init__(self, total: int, most: int | None = None):
@@ -125,8 +126,8 @@ def _opened(source: str | Path | Image.Image) -> Iterator[Image.Image]:
         raise
     except Image.DecompressionBombError:
         raise UnreadablePicture(
-            f"{name} has more than {2 * Image.MAX_IMAGE_PIXELS // 10**6} million pixels, Pillow's limit against files made to fill "
-            "the memory; make it smaller, or if you trust it raise PIL.Image.MAX_IMAGE_PIXELS"
+            f"{name} has more than {2 * Image.MAX_IMAGE_PIXELS // 10**6} million pixels, Pillow's limit against files "
+            "made to fill the memory; make it smaller, or if you trust it raise PIL.Image.MAX_IMAGE_PIXELS"
         ) from None
     except Exception as error:  # of a broken file Pillow raises many kinds
         reason = f"corrupt, cut short or of an unknown format): {error}"

@@ -12,6 +12,7 @@ from typing import Any
 REPOSITORY = Path(__file__).resolve().parent.parent
 CATALOGUE = REPOSITORY / "data" / "emoji_catalogue.csv"
 EMOJI_MANIFEST = REPOSITORY / "data" / "emoji_manifest.json"
+CUTOUTS_NOVEL = REPOSITORY / "data" / "cutouts_novel.json"
 PHOTOS_MANIFEST = REPOSITORY / "data" / "photos_manifest.json"
 
 
@@ -21,7 +22,7 @@ def data_root() -> Path:
 
 
 def read_text(path: Path, declared: str | None = None) -> str:
-    """A text file of a user's: UTF-8, UTF-16 with its mark, the encoding that it declares, or GB18030, which is warned of.
+    """A user's text file: UTF-8, UTF-16 with its mark, the encoding that it declares, or GB18030, which is warned of.
 
     Raises ValueError for one of another encoding; FileNotFoundError where there is none.
     """

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from trex2_mini.__main__ import main
+from trex2_mini.cli import main
 from trex2_mini.datasets.counting import CountingDataset
 from trex2_mini.datasets.formats import lvis_dataset, prompt_name
 from trex2_mini.datasets.registry import open_dataset
@@ -22,7 +22,8 @@ from trex2_mini.paths import REPOSITORY
 SHARED = REPOSITORY.parent / "shared"
 
 SOUND = {
-    "images": [{"id": 1, "file_name": "a.png", "width": 40, "height": 30}, {"id": 2, "file_name": "b.png", "width": 40, "height": 30}],
+    "images": [{"id": 1, "file_name": "a.png", "width": 40, "height": 30},
+        {"id": 2, "file_name": "b.png", "width": 40, "height": 30}],
     "categories": [{"id": 1, "name": "cat"}, {"id": 2, "name": "café ☕"}],
     "annotations": [
         {"id": 1, "image_id": 1, "category_id": 1, "bbox": [5, 5, 10, 10], "area": 100, "iscrowd": 0},
@@ -88,14 +89,15 @@ REPORTED = {  # what is wrong -> (change, part of the report, boxes left on pict
     "a bbox with NaN": (box(math.nan, 1, 5, 5), "is left out", 1),
     "a bbox with infinity": (box(1, 1, math.inf, 5), "is left out", 1),
     "two annotations of one id": (change("annotations", 1, id=1), "two annotations have the id 1", 2),
-    "image ids as text": (lambda c: [change("images", 0, id="1")(c), change("annotations", 0, image_id="1")(c)], "ids are written as text", 2),
+    "image ids as text": (lambda c: [change("images", 0, id="1")(c), change("annotations", 0, image_id="1")(c)],
+        "ids are written as text", 2),
     "category ids as text": (change("categories", 0, id="1"), "category ids are written as text", 2),
     "spaces around a name": (change("categories", 0, name=" cat "), "spaces around it", 2),
     "two categories of one name": (change("categories", 1, name="cat"), "two categories are named 'cat'", 2),
     "a box of no width": (box(5, 5, 0, 9), "a box of no size", 1),
     "a box of negative height": (box(5, 5, 9, -3), "a box of no size", 1),
     "a box outside the picture": (box(50, 5, 9, 9), "a box outside the picture", 1),
-    "boxes in shares": (lambda c: [a.update(bbox=[0.1, 0.1, 0.5, 0.3]) for a in c["annotations"]], "multiply x and width", 2),
+    "boxes in shares": (lambda c: [a.update(bbox=[0.1, 0.1, 0.5, 0.3]) for a in c["annotations"]], "multiply x", 2),
     "boxes as corners": (
         lambda c: [a.update(bbox=b) for a, b in zip(c["annotations"], ([5, 5, 38, 28], [20, 5, 39, 29], [1, 2, 9, 9]))],
         "subtract x1 from x2", 2,
@@ -109,7 +111,8 @@ MENDED = {  # nothing to report -> (change, boxes of picture 1)
     "a crowd": (change("annotations", 0, iscrowd=1), 1),
     "no area": (change("annotations", 0, remove="area"), 2),
     "no iscrowd": (change("annotations", 0, remove="iscrowd"), 2),
-    "ids such as 1.0": (lambda c: [change("images", 0, id=1.0)(c), change("annotations", 0, image_id=1.0, category_id=1.0)(c)], 2),
+    "an id such as 1.0": (change("images", 0, id=1.0), 2),
+    "ids of others such as 1.0": (change("annotations", 0, image_id=1.0, category_id=1.0), 2),
     "an area that is null": (change("annotations", 0, area=None, iscrowd=None), 2),
     "sizes as text": (change("images", 0, width="40", height=30.0), 2),
     "polygons alone": (lambda c: c["annotations"][0].update(bbox=None, segmentation=[[5, 5, 15, 5, 15, 15]]), 2),
@@ -220,7 +223,8 @@ def test_roboflow_export(tmp_path):
     Image.new("RGB", (40, 30)).save(tmp_path / "a.png")
     content = {
         "images": [{"id": 0, "file_name": "a.png"}],
-        "categories": [{"id": 0, "name": "pieces", "supercategory": "none"}, {"id": 1, "name": "rook", "supercategory": "pieces"}],
+        "categories": [{"id": 0, "name": "pieces", "supercategory": "none"},
+            {"id": 1, "name": "rook", "supercategory": "pieces"}],
         "annotations": [{"id": 0, "image_id": 0, "category_id": 1, "bbox": [1, 1, 9, 9]}],
     }  # fmt: skip
     (tmp_path / "_annotations.coco.json").write_text(json.dumps(content))

@@ -213,7 +213,9 @@ def _merge(
         for label in record["labels"]:
             own = {"id": len(annotations) + 1, "image_id": record["id"], "category_id": category[label["name"]]}
             extra = {key: value for key, value in label.items() if key != "name"}
-            annotations.append(own | extra | {"area": round(label["bbox"][2] * label["bbox"][3], 2), "iscrowd": 0})
+            annotations.append(
+                own | extra | {"area": round(label["bbox"][2] * label["bbox"][3], 2), "iscrowd": 0, "segmentation": []}
+            )
     info = {
         "description": f"pseudo-labels of the {engine.kind} engine",
         "source": head.get("info"),
@@ -222,7 +224,7 @@ def _merge(
     }
     coco = {
         "info": info,
-        **({"licenses": head["licenses"]} if "licenses" in head else {}),
+        "licenses": head.get("licenses", []),
         "images": [],
         "annotations": annotations,
         "categories": [

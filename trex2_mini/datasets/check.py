@@ -6,7 +6,7 @@
 | two images or two categories with one id; an id that is no whole number; a category without a name | ValueError |
 | an annotation of an image or a category that is not listed; a bbox that is not four numbers | ValueError |
 | a bbox with NaN or infinite numbers | left out, reported |
-| a bbox of no width or height, or wholly outside its image | no target and no prompt; it stays in the ground truth, as COCO's own evaluation has it |
+| a bbox without area, or wholly outside its image | no target and no prompt; it stays in the truth, as in COCO's own |
 | a bbox that reaches out of its image | cut at the border |
 | iscrowd | no target and no prompt; evaluation ignores what falls on it |
 | two annotations with one id | both stay (ids of annotations are numbered anew where they matter), reported |
@@ -96,7 +96,7 @@ def cleaned(coco: Any, path: Path) -> tuple[dict, list[str]]:
 
 
 def doubtful_boxes(boxes: Iterable[tuple[Sequence[float], float | None, float | None]]) -> list[str]:
-    """What (bbox [x, y, width, height], the picture's width, its height) of a whole set look like, if not like COCO's."""
+    """What a set's (bbox [x, y, width, height], picture's width, its height) look like, if not like COCO's."""
     known = [(*box, width, height) for box, width, height in boxes if width and height]
     x, y, w, h, width, height = np.array(known, dtype=float).reshape(-1, 6).T
     if not known or min(w.min(), h.min()) <= 0:
@@ -109,8 +109,8 @@ def doubtful_boxes(boxes: Iterable[tuple[Sequence[float], float | None, float | 
     out = (x + w > width + 2) | (y + h > height + 2)
     if out.any() and ((w > x) & (h > y) & (w <= width) & (h <= height)).all():
         return [
-            f"all {len(known)} boxes look like corners [x1, y1, x2, y2]; COCO's are [x, y, width, height], as which {out.sum()} "
-            "leave their picture: subtract x1 from x2 and y1 from y2"
+            f"all {len(known)} boxes look like corners [x1, y1, x2, y2]; COCO's are [x, y, width, height], as which "
+            f"{out.sum()} leave their picture: subtract x1 from x2 and y1 from y2"
         ]
     return []
 

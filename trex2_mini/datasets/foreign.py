@@ -145,8 +145,8 @@ def yolo_places(folder: Path) -> tuple[Path, Path] | None:
 
 
 def yolo(pictures: Path, labels: Path) -> CocoDataset:
-    """A text file of labels a picture: a line is a class and a box (x, y of its centre, width, height), or a polygon, in
-    shares of the picture. The names are in data.yaml, or in classes.txt.
+    """A text file of labels a picture: a line is a class and a box (x, y of its centre, width, height), or a polygon,
+    in shares of the picture. The names are in data.yaml, or in classes.txt.
     """
     paths = sorted(p for p in pictures.iterdir() if p.suffix.lower() in picture_endings() and p.is_file())
     if not paths:

@@ -3,12 +3,12 @@
 | format | what lies in the folder |
 |---|---|
 | COCO | annotations.json, or one JSON file of any name, beside the pictures or images/; a JSON file by its own path |
-| CVAT and COCO's own layout | annotations/instances_NAME.json with images/, images/NAME/ or NAME/; of several, name the file |
+| CVAT, COCO as published | annotations/instances_NAME.json with images/, images/NAME/ or NAME/; name one of several |
 | Roboflow | _annotations.coco.json beside the pictures |
 | FiftyOne | labels.json (COCO's format or its own) with data/ |
 | LVIS | a COCO file whose pictures have a coco_url alone |
 | Pascal VOC | XML files: Annotations/ with JPEGImages/; annotations/ with images/ (Kaggle); or beside the pictures |
-| YOLO | images/ with labels/ and data.yaml; its images/train, or train/ with both; or .txt and classes.txt beside the pictures |
+| YOLO | images/ with labels/ and data.yaml; images/train or train/ of it; or .txt and classes.txt with the pictures |
 | Label Studio | one JSON or JSON-MIN export, beside the pictures or images/ |
 | labelme | a JSON file a picture |
 
@@ -124,8 +124,8 @@ def official_coco(name: str, split: str, subset: str) -> CocoDataset:
     annotations, images = root / "annotations" / f"instances_{split}{subset}.json", root / split
     if not annotations.is_file() or not images.is_dir():
         raise FileNotFoundError(
-            f"{name} needs {annotations} and the pictures in {images}: unpack COCO's official archives there, or fetch a part: "
-            "python -m trex2_mini data coco --images 500"
+            f"{name} needs {annotations} and the pictures in {images}: unpack COCO's official archives there, or fetch"
+            " a part: python -m trex2_mini data coco --images 500"
         )
     return CocoDataset(annotations, images)
 
@@ -149,7 +149,8 @@ def lvis_dataset(content: dict, path: Path, images: Path, minival: bool = False)
         split, _, file = "/".join(str(image["coco_url"]).rsplit("/", 2)[-2:]).partition("/")
         if split not in COCO_SPLITS or file in ("", ".", ".."):  # nothing is fetched to, or read from, anywhere else
             raise ValueError(
-                f"{path}: expected a coco_url that ends in train2017/FILE or val2017/FILE, got {image['coco_url']!r:.80}"
+                f"{path}: expected a coco_url that ends in train2017/FILE or val2017/FILE, got"
+                f" {image['coco_url']!r:.80}"
             )
         if not minival or split == "val2017":
             kept.append(image | {"file_name": f"{split}/{file}"})
