@@ -48,22 +48,17 @@ endif
 data: $(STAMP) ## prepare the embedded emoji benchmark in data/ (quick when it is there)
 	$(PY) -m trex2_mini data emoji
 
-demo: data ## run notebooks/00_quickstart.ipynb on the shipped checkpoint; leaves it and an HTML page in runs/demo/
-	@rm -rf $(DEMO) && mkdir -p $(DEMO)
-	MPLBACKEND= $(PY) -m papermill notebooks/00_quickstart.ipynb $(DEMO)/00_quickstart.ipynb \
-	  --kernel python3 --cwd notebooks --parameters_raw output_dir "$(CURDIR)/$(DEMO)"
-	@$(PY) -m nbconvert --log-level ERROR --to html $(DEMO)/00_quickstart.ipynb
-	@echo
-	@cat $(DEMO)/summary.txt
-	@echo
-	@echo "The executed notebook: $(DEMO)/00_quickstart.ipynb"
-	@echo "The same as a page:    $(DEMO)/00_quickstart.html (open it in a browser)"
+demo: $(STAMP) ## run notebooks/00_quickstart.ipynb on the shipped checkpoint; leaves it and an HTML page in runs/demo/
+	@rm -rf $(DEMO)
+	$(PY) -m trex2_mini demo --out $(DEMO)
 
 test: lint ## ruff, the tests, and every notebook from top to bottom; the times of both at the end
 	MPLBACKEND= $(PY) -m pytest --nbmake --nbmake-timeout=$(CELL_TIMEOUT) --durations=90 --durations-min=3 tests $(wildcard notebooks)
 
-lint: $(STAMP) ## ruff on the package, the tests and the notebooks
+lint: $(STAMP) ## ruff on the package, the tests and the notebooks; who may import whom
 	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(dir $(PY))lint-imports --no-cache
 
 lab: data ## open the notebooks in JupyterLab
 	$(PY) -m jupyterlab notebooks/00_quickstart.ipynb $(LAB_ARGS)

@@ -13,9 +13,9 @@ from pycocotools.coco import COCO
 from tiny import TINY, seeded_model
 
 from trex2_mini import Detections, Detector, PromptBank, annotations
-from trex2_mini.__main__ import main
 from trex2_mini.annotations import detect_folder, export, pictures_in
 from trex2_mini.checkpoint import save_model
+from trex2_mini.cli import main
 from trex2_mini.datasets.registry import open_dataset
 
 NAMES = ["red square", 'a "quoted" name', "grün"]

@@ -30,8 +30,8 @@ from PIL import Image
 from tiny import NAMES, TINY, seeded_model, squares
 
 from trex2_mini import annotations
-from trex2_mini.__main__ import main
 from trex2_mini.checkpoint import load_model, save_model, write_tensors
+from trex2_mini.cli import main
 from trex2_mini.config import Config
 from trex2_mini.datasets.counting import CountingDataset
 from trex2_mini.datasets.registry import open_dataset
@@ -87,7 +87,9 @@ def place(tmp_path, monkeypatch):
 
 @contextmanager
 def watched(entry: str):
-    """One case, in a fresh folder: it ends in time, well or with our own clear error, and nothing is written elsewhere."""
+    """One case, in a fresh folder: it ends in time, well or with our own clear error, and nothing is written
+    elsewhere.
+    """
     global _written
     CASES[entry] += 1
 
@@ -142,7 +144,8 @@ number = st.one_of(st.floats(-100, 200), st.sampled_from(ODD_NUMBERS), st.intege
 odd_arrays = st.builds(
     lambda *given: _array(*given),
     st.lists(st.sampled_from([0, 1, 2, 3, 4, 5, 9, 33]), max_size=5),
-    st.sampled_from(["?", "b", "B", "h", "H", "i", "q", "e", "f", "d", "g", "F", "O", "U3", "S2", "M8[s]", "V3", "unit", ">f4", ">u2"]),
+    st.sampled_from(["?", "b", "B", "h", "H", "i", "q", "e", "f", "d", "g", "F", "O", "U3", "S2", "M8[s]", "V3", "unit",
+        ">f4", ">u2"]),
     st.integers(0, 2**32 - 1),
 )  # fmt: skip
 
@@ -292,7 +295,8 @@ def test_encode_files(data, kind):
 
 regions = st.one_of(
     st.just([[5, 5, 30, 30]]), odd, odd_arrays, st.lists(st.lists(number, min_size=2, max_size=4), max_size=4),
-    st.dictionaries(odd_scalars.filter(lambda key: key == key), st.lists(st.lists(number, min_size=4, max_size=4), max_size=3), max_size=3),
+    st.dictionaries(odd_scalars.filter(lambda key: key == key),
+        st.lists(st.lists(number, min_size=4, max_size=4), max_size=3), max_size=3),
 )  # fmt: skip
 
 
@@ -343,7 +347,8 @@ def test_examples(detector, encoded, examples):
     if isinstance(examples, dict):
         pair = (encoded, [[1, 1, 20, 20]])
         examples = {
-            name: [(encoded if isinstance(p[0], str) else p[0], p[1]) if isinstance(p, tuple) else p for p in own] + [pair]
+            name: [(encoded if isinstance(p[0], str) else p[0], p[1]) if isinstance(p, tuple) else p
+                for p in own] + [pair]
             if isinstance(own, list) else own
             for name, own in examples.items()
         }  # fmt: skip
@@ -430,7 +435,8 @@ def test_configuration_files(checkpoint, data):
 COCO = {
     "info": {"version": "1"},
     "images": [{"id": 1, "file_name": "1.png", "width": 64, "height": 64}, {"id": 2, "file_name": "2.png"}],
-    "categories": [{"id": 3, "name": "cat", "novel": True, "supercategory": "animal"}, {"id": 4, "name": "dog", "novel": False}],
+    "categories": [{"id": 3, "name": "cat", "novel": True, "supercategory": "animal"},
+        {"id": 4, "name": "dog", "novel": False}],
     "annotations": [
         {"id": 1, "image_id": 1, "category_id": 3, "bbox": [5, 5, 20, 20], "area": 300, "iscrowd": 0,
          "segmentation": [[5, 5, 25, 5, 25, 25]]},
@@ -441,16 +447,19 @@ COCO = {
 }  # fmt: skip
 LVIS = {
     "images": [
-        {"id": i, "coco_url": f"http://images.cocodataset.org/val2017/{i}.png", "neg_category_ids": [3], "not_exhaustive_category_ids": [4]}
+        {"id": i, "coco_url": f"http://images.cocodataset.org/val2017/{i}.png", "neg_category_ids": [3],
+            "not_exhaustive_category_ids": [4]}
         for i in (1, 2)
     ],
     "categories": [
         {"id": 3, "name": "bat_(animal)", "synonyms": ["bat"], "def": "flies", "frequency": "r", "synset": "bat.n.01"},
         {"id": 4, "name": "dog", "synonyms": ["dog"], "def": "barks", "frequency": "f", "synset": "dog.n.01"},
     ],
-    "annotations": [{"id": 1, "image_id": 1, "category_id": 4, "bbox": [5, 5, 20, 20], "area": 300, "segmentation": []}],
+    "annotations": [{"id": 1, "image_id": 1, "category_id": 4, "bbox": [5, 5, 20, 20], "area": 300,
+        "segmentation": []}],
 }  # fmt: skip
-VOC = """<annotation><folder>x</folder><filename>1.png</filename><size><width>64</width><height>64</height><depth>3</depth></size>
+VOC = """<annotation><folder>x</folder><filename>1.png</filename>
+<size><width>64</width><height>64</height><depth>3</depth></size>
 <object><name>cat</name><difficult>0</difficult><bndbox><xmin>5</xmin><ymin>5</ymin><xmax>20</xmax><ymax>20</ymax></bndbox></object>
 </annotation>"""
 FSC = {
@@ -560,7 +569,8 @@ def test_prompt_phrases(tree):
 
 @fuzz
 @given(
-    st.lists(st.text(max_size=6) | st.sampled_from(["set", "set=1", "set=nan", "set=-1", "set=1e999", "emoji=0", "=", "set="]), max_size=3),
+    st.lists(st.text(max_size=6) | st.sampled_from(["set", "set=1", "set=nan", "set=-1", "set=1e999", "emoji=0", "=",
+        "set="]), max_size=3),
     odd_scalars, odd_scalars,
 )  # fmt: skip
 def test_batches(names, batch_size, balance):
@@ -589,7 +599,8 @@ def test_batches(names, batch_size, balance):
 )
 def test_export_of_annotations(boxes, format, name):
     found = {
-        file: (64, 64, Detections(np.array(own, np.float32).reshape(-1, 4), np.ones(len(own), np.float32), np.zeros(len(own), int), [name]))
+        file: (64, 64, Detections(np.array(own, np.float32).reshape(-1, 4), np.ones(len(own), np.float32),
+            np.zeros(len(own), int), [name]))
         for file, own in boxes.items()
     }  # fmt: skip
     with watched("annotations: export") as folder:
@@ -655,7 +666,8 @@ DEEP = b"[" * 100_000
 READ_CONFIG = lambda folder: Config.load(folder / "config.json")  # noqa: E731
 FINDINGS = {  # what the first runs found: files, and what is opened
     "LVIS without coco_url": (lvis(changed(LVIS, "images", 0, {"id": 1})), "lvis-val"),
-    "LVIS, coco_url out of its folder": (lvis(changed(LVIS, "images", 0, "coco_url", "http://x/../outside.jpg")), "lvis-val"),
+    "LVIS, coco_url out of its folder": (lvis(changed(LVIS, "images", 0, "coco_url", "http://x/../outside.jpg")),
+        "lvis-val"),
     "LVIS, coco_url no text": (lvis(changed(LVIS, "images", 0, "coco_url", [1])), "lvis-val"),
     "LVIS, images null": (lvis(changed(LVIS, "images", None)), "lvis-val"),
     "LVIS, neg_category_ids": (lvis(changed(LVIS, "images", 0, "neg_category_ids", [{}])), "lvis-val"),
@@ -664,12 +676,14 @@ FINDINGS = {  # what the first runs found: files, and what is opened
     "COCO, file_name": ({"annotations.json": as_json(changed(COCO, "images", 0, "file_name", 7))}, "."),
     "COCO, deep": ({"annotations.json": DEEP}, "."),
     "COCO, no UTF-8": ({"annotations.json": b"\xff\xfe{}"}, "."),
-    "Roboflow, category_id": ({"_annotations.coco.json": as_json(changed(COCO, "annotations", 0, "category_id", {}))}, "."),
+    "Roboflow, category_id": ({"_annotations.coco.json": as_json(changed(COCO, "annotations", 0, "category_id", {}))},
+        "."),
     "prompts.json": ({"annotations.json": as_json(COCO), "prompts.json": b"\xff"}, "."),
     "FSC147, null": (fsc(**{SPLITS: None}), CountingDataset),
     "FSC147, no list": (fsc(**{SPLITS: {"test": 3}}), CountingDataset),
     "FSC147, points": (fsc(**{POINTS: changed(FSC[POINTS], "1.png", "points", [[1, 2], [3]])}), CountingDataset),
-    "FSC147, exemplars": (fsc(**{POINTS: changed(FSC[POINTS], "1.png", "box_examples_coordinates", None)}), CountingDataset),
+    "FSC147, exemplars": (fsc(**{POINTS: changed(FSC[POINTS], "1.png", "box_examples_coordinates", None)}),
+        CountingDataset),
     "FSC147, boxes": (fsc(**{"annotations.json": {"images": [{}], "annotations": []}}), CountingDataset),
     "FSCD-LVIS, lists": (fscd(count_test={"images": []}), CountingDataset),
     "FSCD-LVIS, boxes": (fscd(count_test=changed(COUNT, "annotations", 0, "boxes", [[1, 1, 8], 8])), CountingDataset),
@@ -727,7 +741,8 @@ GRID = [{"notebook": "nb", "minutes": 1, "parameters": {"steps": [8, 9], "images
 
 @fuzz
 @given(mutated(GRID).map(as_json) | broken(as_json(GRID)) | st.binary(max_size=30) | st.sampled_from(
-    [b"!!python/object/apply:os.system ['touch outside']", b"- &a [*a]", b"a: &a [b, *a]", b"- notebook: ../nb", b"- {notebook: 2020-01-01}"]
+    [b"!!python/object/apply:os.system ['touch outside']", b"- &a [*a]", b"a: &a [b, *a]", b"- notebook: ../nb",
+        b"- {notebook: 2020-01-01}"]
 ))  # fmt: skip
 def test_grids(content):
     with watched("grids of notebook parameters") as folder:
@@ -750,12 +765,14 @@ words = st.sampled_from(
     ]
 )
 COMMANDS = {  # what is always given, and options of which some are given with odd values
-    "detect": (["PICTURE", "--checkpoint", "CHECKPOINT"], ["--text", "--box", "--point", "--bank", "--json", "--name", "--threshold", "--out"]),
+    "detect": (["PICTURE", "--checkpoint", "CHECKPOINT"],
+        ["--text", "--box", "--point", "--bank", "--json", "--name", "--threshold", "--out"]),
     "data": (["check"], ["", "--out", "--images", "--seed"]),
     "data lvis": (["lvis-val"], ["--images", "--seed"]),
     "evaluate": (
         ["--checkpoint", "CHECKPOINT", "--data", "SET", "--protocol", "text", "--limit", "1"],
-        ["--protocol", "--data", "--categories", "--limit", "--seed", "--draws", "--bootstrap", "--examples", "--json", "--threshold"]
+        ["--protocol", "--data", "--categories", "--limit", "--seed", "--draws", "--bootstrap", "--examples", "--json",
+            "--threshold"]
         + ["--split", "--reference"],
     ),
     "train": (
@@ -763,7 +780,8 @@ COMMANDS = {  # what is always given, and options of which some are given with o
         ["--config", "--preset", "--data", "--set steps=", "--set lr=", "--set batch_size=", "--set amp=", "--set x="]
         + ["--start-from", "--resume", "--save-every", "--device"],
     ),
-    "export": (["--checkpoint", "CHECKPOINT", "--out", "OUT", "--size", "63", "64"], ["--checkpoint", "--size", "--text"]),
+    "export": (["--checkpoint", "CHECKPOINT", "--out", "OUT", "--size", "63", "64"],
+        ["--checkpoint", "--size", "--text"]),
     "info": (["--preset", "x"], ["--preset", "--size"]),
     "warm-start": (["--from", "SET", "--out", "OUT", "--config", "CONFIG"], ["--from", "--preset", "--config"]),
     "reproduce": (["--scale", "GRID", "--out", "OUT"], ["--scale", "--only", "--workers", "--submitit"]),
@@ -796,7 +814,8 @@ def test_command_lines(checkpoint, place, line):
         (folder / "config.json").write_text(TINY.to_json())
         (folder / "grid.yml").write_text("- {notebook: nowhere}")
         own = {
-            "CHECKPOINT": checkpoint, "SET": folder / "set", "PICTURE": folder / "set/images/1.png", "OUT": folder / "out",
+            "CHECKPOINT": checkpoint, "SET": folder / "set", "PICTURE": folder / "set/images/1.png",
+            "OUT": folder / "out",
             "GRID": folder / "grid.yml", "CONFIG": folder / "config.json",
         }  # fmt: skip
         os.environ["TREX2_LVIS_URL"] = os.environ["TREX2_COCO_URL"] = "http://127.0.0.1:9"

@@ -1,4 +1,6 @@
-"""House style of the notebooks, read from the files alone: nothing is executed here (`make test` runs them by nbmake)."""
+"""House style of the notebooks, read from the files alone: nothing is executed here (`make test` runs
+them by nbmake).
+"""
 
 import ast
 import copy

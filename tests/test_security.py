@@ -10,13 +10,18 @@ from trex2_mini.paths import REPOSITORY
 
 FILES = sorted((REPOSITORY / "trex2_mini").glob("**/*.py"))
 FORBIDDEN = {  # a dotted name, or its end -> why
-    "pickle": "unpickling runs code", "cPickle": "unpickling runs code", "dill": "unpickling runs code", "cloudpickle": "unpickling runs code",
-    "joblib": "its files are pickles", "shelve": "its files are pickles", "marshal": "reads code", "read_pickle": "unpickling runs code",
+    "pickle": "unpickling runs code", "cPickle": "unpickling runs code", "dill": "unpickling runs code",
+    "cloudpickle": "unpickling runs code",
+    "joblib": "its files are pickles", "shelve": "its files are pickles", "marshal": "reads code",
+    "read_pickle": "unpickling runs code",
     "eval": "runs data", "exec": "runs data", "compile": "makes code of data", "__import__": "loads what data names",
-    "yaml.load": "makes any Python object: safe_load", "yaml.unsafe_load": "makes any Python object", "yaml.full_load": "makes any Python object",
-    "extractall": "members may leave the folder: download.unpack", "unpack_archive": "members may leave the folder: download.unpack",
+    "yaml.load": "makes any Python object: safe_load", "yaml.unsafe_load": "makes any Python object",
+    "yaml.full_load": "makes any Python object",
+    "extractall": "members may leave the folder: download.unpack",
+    "unpack_archive": "members may leave the folder: download.unpack",
     "os.system": "a shell", "os.popen": "a shell", "mktemp": "a race: tempfile.TemporaryDirectory",
-    "xml.dom": "expands entities: formats.read_xml", "xml.sax": "expands entities: formats.read_xml", "verify=False": "no certificate is checked",
+    "xml.dom": "expands entities: formats.read_xml", "xml.sax": "expands entities: formats.read_xml",
+    "verify=False": "no certificate is checked",
 }  # fmt: skip
 
 
@@ -60,10 +65,12 @@ def test_nothing_runs_code_from_data(path):
 @pytest.mark.parametrize(
     "line",
     [
-        "import pickle", "from pickle import loads", "import torch; torch.load('a')", "torch.load('a', weights_only=False)", "eval('1')",
+        "import pickle", "from pickle import loads", "import torch; torch.load('a')",
+        "torch.load('a', weights_only=False)", "eval('1')",
         "exec(text)", "import yaml; yaml.load(x)", "archive.extractall('out')", "subprocess.run(line, shell=True)",
         "numpy.load('a', allow_pickle=True)",
-        "from joblib import load", "session.get(url, verify=False)", "AutoModel.from_pretrained(x, trust_remote_code=True)",
+        "from joblib import load", "session.get(url, verify=False)",
+        "AutoModel.from_pretrained(x, trust_remote_code=True)",
     ],
 )  # fmt: skip
 def test_the_search_finds(line):

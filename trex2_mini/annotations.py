@@ -127,7 +127,9 @@ def _voc(folder: Path, found: Found, names: list[str]) -> Path:
 
 
 def bring(source: Path, target: Path) -> None:
-    """Link a picture to its place in a set, whose folder is made if missing; a copy where the file system cannot link."""
+    """Link a picture to its place in a set, whose folder is made if missing; a copy where the file
+    system cannot link.
+    """
     if target.exists():
         return
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -197,7 +199,8 @@ def detect_folder(
         ) from None
     if done and done[0] != asked:
         raise ValueError(
-            f"{partial} was begun with other prompts, pictures or weights; remove it, or choose another file for the result"
+            f"{partial} was begun with other prompts, pictures or weights; remove it, or choose another file for the"
+            " result"
         )
     out.parent.mkdir(parents=True, exist_ok=True)
     write_text(partial, "".join(json.dumps(record) + "\n" for record in done or [asked]))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -69,9 +70,14 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         ) from None
 
 
-def save_model(folder: Path, model: TRex2, config: Config, half: bool = True) -> None:
-    """Write `model.safetensors` and `config.json` into `folder`."""
-    tensors = {k: v.half() if half and v.is_floating_point() else v for k, v in model.state_dict().items()}
+def save_model(
+    folder: Path, model: TRex2, config: Config, weights: Mapping[str, Tensor] | None = None, half: bool = True
+) -> None:
+    """Write `model.safetensors` and `config.json` into `folder`.
+
+    weights: stand in for the model's own, by name (an average of them)."""
+    whole = {**model.state_dict(), **(weights or {})}
+    tensors = {k: v.half() if half and v.is_floating_point() else v for k, v in whole.items()}
     write_tensors(folder / "model.safetensors", tensors)
     write_text(folder / "config.json", config.to_json())
 
@@ -87,7 +93,8 @@ def load_model(source: str | Path) -> tuple[TRex2, Config, Path]:
         folder = folder.parent
     if not (folder / "config.json").is_file():
         raise CheckpointError(
-            f"no checkpoint at {source!s}: expected a folder with config.json and model.safetensors, or one of {shipped()}"
+            f"no checkpoint at {source!s}: expected a folder with config.json and model.safetensors, or one of"
+            f" {shipped()}"
         )
     config = Config.load(folder / "config.json")
     path = folder / "model.safetensors"
@@ -108,8 +115,9 @@ def load_weights(model: torch.nn.Module, tensors: dict[str, Tensor], source: str
     ]
     if missing or unknown or shapes:
         raise CheckpointError(
-            f"{source} belongs to another model: {len(missing)} tensors are missing (first: {missing[:3]}), {len(unknown)} unknown "
-            f"(first: {unknown[:3]}), {len(shapes)} of another shape (first: {shapes[:3]}). Is the config.json beside it its own?"
+            f"{source} belongs to another model: {len(missing)} tensors are missing (first: {missing[:3]}),"
+            f" {len(unknown)} unknown (first: {unknown[:3]}), {len(shapes)} of another shape (first: {shapes[:3]}). Is"
+            " the config.json beside it its own?"
         )
     model.load_state_dict({k: v.to(own[k].dtype) for k, v in tensors.items()})
 

@@ -164,8 +164,8 @@ class Detector:
                 raise ValueError(f"prompts: expected a PromptBank, as `embed` gives, got {type(prompts).__name__}")
             if prompts.embeddings.ndim != 2 or prompts.embeddings.shape != (len(prompts.names), self.config.model.dim):
                 raise ValueError(
-                    f"expected a prompt bank of shape [{len(prompts.names)}, {self.config.model.dim}], got {tuple(prompts.embeddings.shape)}; "
-                    "embed the examples again with this model"
+                    f"expected a prompt bank of shape [{len(prompts.names)}, {self.config.model.dim}], got"
+                    f" {tuple(prompts.embeddings.shape)}; embed the examples again with this model"
                 )
             for name, vector in zip(prompts.names, prompts.embeddings.to(self.device), strict=True):
                 visual.setdefault(name, []).append(vector)
@@ -199,7 +199,9 @@ class Detector:
     def _negatives(
         self, encoded: EncodedImage, names: list[str], text: Any, boxes: Any, points: Any
     ) -> list[tuple[Tensor, str | None]]:
-        """(vector [D], the prompted name it speaks against, None for all), one for each negative box, point and word."""
+        """(vector [D], the prompted name it speaks against, None for all), one for each negative box,
+        point and word.
+        """
         found: list[tuple[Tensor, str | None]] = []
         if text is not None:
             found += [(vector, None) for vector in self.model.encode_text(check_names(text))]

@@ -10,6 +10,7 @@ from typing import Any
 REPOSITORY = Path(__file__).resolve().parent.parent
 CATALOGUE = REPOSITORY / "data" / "emoji_catalogue.csv"
 EMOJI_MANIFEST = REPOSITORY / "data" / "emoji_manifest.json"
+CUTOUTS_NOVEL = REPOSITORY / "data" / "cutouts_novel.json"
 PHOTOS_MANIFEST = REPOSITORY / "data" / "photos_manifest.json"
 
 

@@ -32,8 +32,9 @@ class PromptBank:
         """
         if self.embeddings.shape != (1, OFFICIAL_DIM) or len(self.names) != 1:
             raise ValueError(
-                f"the official file holds one category of {OFFICIAL_DIM} numbers, got {len(self.names)} names and embeddings of shape "
-                f"{list(self.embeddings.shape)}; write a file for each name, of a model with dim = {OFFICIAL_DIM}, or use save"
+                f"the official file holds one category of {OFFICIAL_DIM} numbers, got {len(self.names)} names and"
+                f" embeddings of shape {list(self.embeddings.shape)}; write a file for each name, of a model with dim ="
+                f" {OFFICIAL_DIM}, or use save"
             )
         write_tensors(Path(path), {"visual_embedding": self.embeddings[0].float()})
 
@@ -47,12 +48,14 @@ class PromptBank:
             vector = tensors["visual_embedding"]
             if vector.shape != (OFFICIAL_DIM,):
                 raise CheckpointError(
-                    f"{path}: expected 'visual_embedding' of shape [{OFFICIAL_DIM}], as the official API's files have, got {list(vector.shape)}"
+                    f"{path}: expected 'visual_embedding' of shape [{OFFICIAL_DIM}], as the official API's files have,"
+                    f" got {list(vector.shape)}"
                 )
             return cls([Path(path).stem], vector.float()[None])
         if "embeddings" not in tensors or "names" not in metadata:
             raise CheckpointError(
-                f"{path} is not a prompt bank: expected a tensor 'embeddings' and the metadata 'names', as PromptBank.save writes"
+                f"{path} is not a prompt bank: expected a tensor 'embeddings' and the metadata 'names', as"
+                " PromptBank.save writes"
             )
         try:
             names, embeddings = json.loads(metadata["names"]), tensors["embeddings"].float()
@@ -64,7 +67,8 @@ class PromptBank:
             or len(set(names)) < len(names)
         ):
             raise CheckpointError(
-                f"{path}: expected the metadata 'names' to be a JSON list of different names, got {metadata['names']!r:.80}"
+                f"{path}: expected the metadata 'names' to be a JSON list of different names, got"
+                f" {metadata['names']!r:.80}"
             )
         if embeddings.ndim != 2 or len(embeddings) != len(names) or not embeddings.isfinite().all():
             raise CheckpointError(

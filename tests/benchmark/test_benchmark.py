@@ -14,9 +14,9 @@ from tiny import TINY, picture, seeded_model, value_and_gradients
 from tiny import gather_example as example
 
 from trex2_mini import benchmark, config
-from trex2_mini.__main__ import main
 from trex2_mini.benchmark import attention, evaluation, measure, model, onnx, training
 from trex2_mini.benchmark.measure import interleaved, peak_memory, replaced, row, timed
+from trex2_mini.cli import main
 from trex2_mini.detector import Detector
 from trex2_mini.evaluation.metrics import coco_ap
 from trex2_mini.layers import deformable_attention

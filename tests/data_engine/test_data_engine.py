@@ -15,8 +15,8 @@ import torch
 from PIL import Image
 from tiny import NAMES, TINY, seeded_model, squares
 
-from trex2_mini.__main__ import main
 from trex2_mini.checkpoint import save_model
+from trex2_mini.cli import main
 from trex2_mini.data_engine import (
     TextEngine,
     VisualEngine,
@@ -110,7 +110,8 @@ def captioned(tmp_path_factory):
     [
         ("Two dogs on a red sofa.", ["dogs", "red sofa"]),
         ("A man riding a horse next to the Statue of Liberty", ["man", "horse", "statue of liberty"]),
-        ("There is more than one raccoon, some blueberries and a jack-o'-lantern.", ["raccoon", "blueberries", "jack-o'-lantern"]),
+        ("There is more than one raccoon, some blueberries and a jack-o'-lantern.",
+            ["raccoon", "blueberries", "jack-o'-lantern"]),
         ("A group of people standing in front of a bus; a bus!", ["people", "bus"]),
         ("More than one lion to the left of an owl.", ["lion", "owl"]),
         ("A photo of it.", []),

@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from trex2_mini.__main__ import main
+from trex2_mini.cli import main
 from trex2_mini.datasets import download
 from trex2_mini.datasets.download import DownloadError, choose_images, fetch, fetch_many, unpack, whole_picture
 from trex2_mini.datasets.registry import open_dataset
@@ -171,7 +171,10 @@ def test_nobody_there(tmp_path):
 def test_killed_in_the_middle_and_run_again(server, tmp_path):
     """kill -9 of a real process; the next run asks for the rest and ends byte for byte."""
     server.faults["/file"] = ["slow"]
-    code = "import pathlib, sys; from trex2_mini.datasets.download import fetch; fetch(sys.argv[1], pathlib.Path(sys.argv[2]))"
+    code = (
+        "import pathlib, sys; from trex2_mini.datasets.download import fetch; fetch(sys.argv[1],"
+        " pathlib.Path(sys.argv[2]))"
+    )
     process = subprocess.Popen([sys.executable, "-c", code, f"{server.url}/file", str(tmp_path / "file")])
     part = tmp_path / "file.part"
     deadline = time.monotonic() + 120
@@ -327,8 +330,8 @@ def test_lvis_takes_its_pictures_from_where_they_lie(official):
 
 def test_a_wrong_name_is_refused(capsys):
     assert main(["data", "coc"]) == 1 and "no set 'coc'" in capsys.readouterr().err
-    assert main(["data", "coco", "--images", "0"]) == 1 and "at least 1" in capsys.readouterr().err
-    assert main(["data", "check"]) == 1 and "data check FOLDER" in capsys.readouterr().err
+    assert main(["data", "coco", "--images", "0"]) == 2 and "x>=1" in capsys.readouterr().err
+    assert main(["data", "check"]) == 2 and "NAME|FOLDER" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(

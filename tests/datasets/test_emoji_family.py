@@ -225,14 +225,16 @@ def training_scenes():
 # training's
 MARKS = {
     "lineart": lambda s: s.image.mean() > 190 and chroma(s.image) < 20,
-    "interface": lambda s: min((np.abs(s.image.astype(int) - v).max(axis=2) == 0).mean() for v in [np.median(s.image[100:], (0, 1))]) > 0.2,
+    "interface": lambda s: min((np.abs(s.image.astype(int) - v).max(axis=2) == 0).mean()
+        for v in [np.median(s.image[100:], (0, 1))]) > 0.2,
     "blackboard": lambda s: s.image.mean() < 105 and chroma(s.image) < 40,
     "documents": lambda s: np.median(s.image) > 225,
     "night": lambda s: s.image.mean() < 75,
     "aerial": lambda s: len(s.boxes) >= 25 and np.median(sides(s)) < 18,
     "underwater": lambda s: s.image[..., 2].mean() > s.image[..., 0].mean() + 25 and s.image.std() < 45,
     "pixelart": lambda s: blocks(s.image),
-    "thermal": lambda s: (s.image[..., 0] >= s.image[..., 1].astype(int) - 2).mean() > 0.99 and s.image[..., 1].mean() < 110 and s.image.std() > 50,
+    "thermal": lambda s: (s.image[..., 0] >= s.image[..., 1].astype(int) - 2).mean() > 0.99
+    and s.image[..., 1].mean() < 110 and s.image.std() > 50,
     "stickers": lambda s: (s.image.min(axis=2) > 190)[inside(s)].mean() > 0.2,
     "crowded": lambda s: len(s.boxes) >= 8 and np.median(sides(s)) > 45,
     "grey": lambda s: chroma(s.image) < 0.01,

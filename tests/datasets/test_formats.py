@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from trex2_mini.__main__ import main
+from trex2_mini.cli import main
 from trex2_mini.datasets.counting import CountingDataset
 from trex2_mini.datasets.formats import lvis_dataset, prompt_name
 from trex2_mini.datasets.registry import open_dataset
@@ -21,7 +21,8 @@ from trex2_mini.paths import REPOSITORY
 SHARED = REPOSITORY.parent / "shared"
 
 SOUND = {
-    "images": [{"id": 1, "file_name": "a.png", "width": 40, "height": 30}, {"id": 2, "file_name": "b.png", "width": 40, "height": 30}],
+    "images": [{"id": 1, "file_name": "a.png", "width": 40, "height": 30},
+        {"id": 2, "file_name": "b.png", "width": 40, "height": 30}],
     "categories": [{"id": 1, "name": "cat"}, {"id": 2, "name": "café ☕"}],
     "annotations": [
         {"id": 1, "image_id": 1, "category_id": 1, "bbox": [5, 5, 10, 10], "area": 100, "iscrowd": 0},
@@ -87,7 +88,8 @@ REPORTED = {  # what is wrong -> (change, part of the report, boxes left on pict
     "a bbox with NaN": (box(math.nan, 1, 5, 5), "is left out", 1),
     "a bbox with infinity": (box(1, 1, math.inf, 5), "is left out", 1),
     "two annotations of one id": (change("annotations", 1, id=1), "two annotations have the id 1", 2),
-    "image ids as text": (lambda c: [change("images", 0, id="1")(c), change("annotations", 0, image_id="1")(c)], "ids are written as text", 2),
+    "image ids as text": (lambda c: [change("images", 0, id="1")(c), change("annotations", 0, image_id="1")(c)],
+        "ids are written as text", 2),
     "category ids as text": (change("categories", 0, id="1"), "category ids are written as text", 2),
     "spaces around a name": (change("categories", 0, name=" cat "), "spaces around it", 2),
     "two categories of one name": (change("categories", 1, name="cat"), "two categories are named 'cat'", 2),
@@ -187,7 +189,8 @@ def test_roboflow_export(tmp_path):
     Image.new("RGB", (40, 30)).save(tmp_path / "a.png")
     content = {
         "images": [{"id": 0, "file_name": "a.png"}],
-        "categories": [{"id": 0, "name": "pieces", "supercategory": "none"}, {"id": 1, "name": "rook", "supercategory": "pieces"}],
+        "categories": [{"id": 0, "name": "pieces", "supercategory": "none"},
+            {"id": 1, "name": "rook", "supercategory": "pieces"}],
         "annotations": [{"id": 0, "image_id": 0, "category_id": 1, "bbox": [1, 1, 9, 9]}],
     }  # fmt: skip
     (tmp_path / "_annotations.coco.json").write_text(json.dumps(content))

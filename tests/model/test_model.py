@@ -229,7 +229,9 @@ def test_text_cache(monkeypatch):
 
 
 def test_text_cache_is_bounded(monkeypatch):
-    """Names without end: the cache, the tokens and the tokenizer's own memory begin anew; the embeddings are the same."""
+    """Names without end: the cache, the tokens and the tokenizer's own memory begin anew; the embeddings
+    are the same.
+    """
     monkeypatch.setattr(text_prompt, "KEPT", 10)
     encoder = seeded_model().text_prompt_encoder
     first = encoder(["thing a0"])

@@ -180,7 +180,8 @@ def test_every_finding_holds_in_the_paper():
 def test_ablations_are_compared_by_seed(tmp_path):
     def run(variant, seed, steps, ap):
         (tmp_path / f"{variant}-{seed}-{steps}.json").write_text(
-            f'{{"variant": "{variant}", "seed": {seed}, "steps": {steps}, "AP": {{"text/trained": {ap}, "visual-g/trained": {ap}}}}}'
+            f'{{"variant": "{variant}", "seed": {seed}, "steps": {steps}, "AP": {{"text/trained": {ap},'
+            f' "visual-g/trained": {ap}}}}}'
         )
 
     for seed in (0, 1):

@@ -13,7 +13,7 @@ import nbformat
 import pytest
 import yaml
 
-from trex2_mini.__main__ import main
+from trex2_mini.cli import main
 from trex2_mini.paths import REPOSITORY
 from trex2_mini.reproduction.batches import (
     COLUMNS,
@@ -34,7 +34,8 @@ WORK = """import json, pathlib
 assert factor < 3, "a factor of three is too much"
 folder = pathlib.Path(output_dir)
 (folder / "count.txt").write_text(str(len(list(folder.iterdir()))))
-(folder / "metrics.json").write_text(json.dumps({"AP": 10.0 * factor, "parts": {"small": factor}, "versions": {"x": 1}, "seed": 5}))"""
+result = {"AP": 10.0 * factor, "parts": {"small": factor}, "versions": {"x": 1}, "seed": 5}
+(folder / "metrics.json").write_text(json.dumps(result))"""
 
 
 @pytest.fixture

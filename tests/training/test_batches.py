@@ -4,6 +4,7 @@ know what they asked.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -13,9 +14,10 @@ from PIL import Image
 from tiny import NAMES, TINY, seeded_model, squares
 
 from trex2_mini.datasets.coco import CocoDataset
+from trex2_mini.datasets.cutout_sets import cut_out
 from trex2_mini.datasets.scenes.batches import EmojiBatches
 from trex2_mini.training.batches import DatasetBatches, MixedBatches, open_batches
-from trex2_mini.training.copy_paste import cut_out, paste
+from trex2_mini.training.copy_paste import paste
 from trex2_mini.training.iteration import iteration_losses, text_prompts
 from trex2_mini.training.sampling import sample_names
 
@@ -93,21 +95,49 @@ def test_an_object_out_of_sight_is_no_target(folder):
 
 
 def test_a_mixture_joins_names_and_knows_what_was_looked_for(folder):
-    mixed = MixedBatches([EmojiBatches(2), DatasetBatches(dataset(folder), 2)], [1, 3])
+    mixed = MixedBatches([EmojiBatches(4), DatasetBatches(dataset(folder), 4)], [1, 3])
     assert mixed.names[-4:] == NAMES and len(mixed.names) == 474 + 4
-    kinds = [mixed(step)[0].vocabulary for step in range(40)]
-    own = [len(kind) for kind in kinds]
-    assert set(own) == {474, 4} and 20 < own.count(4) < 40  # a share of 3 in 4
-    batch = next(b for b in map(mixed, range(40)) if len(b[0].vocabulary) == 4)
+    batches = [mixed(step) for step in range(20)]
+    known = [[len(sample.vocabulary) for sample in batch] for batch in batches]
+    assert all(a == b and c == d for a, b, c, d in known)  # a pair comes from one source
+    assert any(a != c for a, _, c, _ in known)  # a batch from several
+    first = [pair for a, _, c, _ in known for pair in (a, c)]
+    assert set(first) == {474, 4} and 20 < first.count(4) < 40  # a share of 3 in 4
+    batch = next(b for b, sizes in zip(batches, known) if sizes == [4] * 4)
     assert all(mixed.names[label] in NAMES for s in batch for label in s.labels)
     asked = sample_names(batch, mixed.trainable, 50, np.random.default_rng(0))
     assert {mixed.names[c] for c in asked} == set(NAMES)  # nobody looked for emoji in these pictures
+    assert all(len({sample.image.shape for sample in batch}) == 1 for batch in batches)
+
+
+def test_no_two_pairs_of_a_mixture_are_the_same(folder):
+    mixed = MixedBatches([EmojiBatches(3)], [1], short_sides=[64])
+    ids = [sample.image_id for step in range(5) for sample in mixed(step)]
+    assert len(ids) == 15 and len(set(ids)) == len(ids)
+
+
+def test_one_name_in_two_spellings_is_one_category(folder):
+    path = folder / "annotations.json"
+    other = json.loads(path.read_text())
+    first = dataset(folder)
+    for category in other["categories"]:
+        category["name"] = category["name"].title().replace(" ", "_")
+    path.write_text(json.dumps(other))
+    second = dataset(folder)
+    mixed = MixedBatches([DatasetBatches(first, 2), DatasetBatches(second, 2)], [1, 1])
+    assert second.names == ["Red_Square", "Green_Square", "Blue_Square", "Yellow_Square"] and mixed.names == NAMES
+
+
+def test_every_step_has_one_short_side(folder):
+    mixed = open_batches([f"{folder}=1", "emoji=1"], 2, short_side=64, short_sides=(0, 96, 128), parts=2)
+    sides = [[min(mixed(2 * step + part)[0].image.shape[:2]) for part in range(2)] for step in range(12)]
+    assert all(one == other for one, other in sides) and {one for one, _ in sides} == {64, 96, 128}
+    for sample in mixed(0):
+        assert sample.image.shape[0] % 32 == sample.image.shape[1] % 32 == 0 and sample.boxes.max() <= 256
 
 
 def test_a_federated_set_stays_one(folder):
-    """LVIS: a picture's kinds and its neg_category_ids were looked for, nothing else; crops, copies and mixtures leave
-    it so.
-    """
+    """LVIS: a picture's kinds and its neg_category_ids were looked for, nothing else; crops, copies and mixtures leave it so."""
     path = folder / "annotations.json"
     content = json.loads(path.read_text())
     for image in content["images"]:
@@ -116,7 +146,9 @@ def test_a_federated_set_stays_one(folder):
     federated = DatasetBatches(dataset(folder), 2)
     mixed = MixedBatches([federated, EmojiBatches(2)], [1, 1e-9])
     for step in range(8):
-        for sample, shifted in zip(federated(step), mixed(step), strict=True):
+        for sample, shifted in zip(
+            federated.pictures(step, 2, mixed(step)[0].image.shape[:2]), mixed(step), strict=True
+        ):
             assert {0, *sample.labels} <= set(sample.vocabulary) and len(sample.vocabulary) <= 3
             assert {mixed.names[label] for label in shifted.vocabulary} == {NAMES[label] for label in sample.vocabulary}
 
@@ -143,6 +175,34 @@ def test_what_was_not_looked_for_carries_no_loss():
     assert text_prompts(model, samples, NAMES, [0, 1, 2, 3]).mask.tolist() == [[True] * 4, [True, True, True, False]]
     losses = iteration_losses(model.train(), samples, NAMES, range(4), TINY.train, 1)
     assert all(torch.isfinite(value) for value in losses.values())
+
+
+def test_a_picture_that_no_prompt_counts_on_carries_no_loss():
+    """Cropped empty, from a source that knows none of the other picture's names: nothing is asked of it, nothing breaks."""
+    model, samples = seeded_model().train(), [squares(0), squares(1, objects=0)]
+    samples[0].labels, samples[0].vocabulary = np.array([0, 1]), np.array([0, 1])
+    samples[1].vocabulary = np.array([2, 3])
+    config = dataclasses.replace(TINY.train, visual_per_text=0, loss_token=1.0)
+    losses = iteration_losses(model, samples, NAMES, range(4), config, 1)
+    sum(losses.values()).backward()
+    assert all(torch.isfinite(value) for value in losses.values())
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+
+
+def test_other_names_of_an_object_are_no_negatives():
+    """Where "yellow square" may be another name of image 0's objects, its text is neither pushed away nor pulled."""
+    model, samples = seeded_model().train(), [squares(0)]
+    samples[0].labels, samples[0].vocabulary = np.array([0, 1]), np.array([0, 1, 2])
+    config = dataclasses.replace(TINY.train, visual_per_text=0, text_negatives=4)
+
+    def align() -> float:
+        return float(iteration_losses(model, samples, NAMES, range(3), config, 1)["align"].detach())
+
+    whole = align()
+    samples[0].ambiguous = np.array([2])
+    assert align() < whole  # one negative fewer
+    samples[0].ambiguous = np.array([0, 1])  # its own name still counts; the other one is no negative
+    assert 0 < align() < whole
 
 
 def test_bad_input_is_named(folder, tmp_path):

@@ -20,8 +20,8 @@ import pytest
 import torch
 from tiny import NAMES, TINY, squares
 
-from trex2_mini.__main__ import main
 from trex2_mini.checkpoint import CheckpointError, read_tensors
+from trex2_mini.cli import main
 from trex2_mini.training.trainer import Trainer
 
 KILLS = int(os.environ.get("TREX2_KILLS", "3"))

@@ -16,8 +16,8 @@ import pytest
 import torch
 from tiny import NAMES, TINY, squares
 
-from trex2_mini.__main__ import main
 from trex2_mini.checkpoint import load_model, read_tensors, write_tensors
+from trex2_mini.cli import main
 from trex2_mini.processes import one_of_many, process
 from trex2_mini.training.iteration import batch_parts
 from trex2_mini.training.trainer import Trainer
@@ -177,7 +177,7 @@ def test_a_batch_that_cannot_be_divided(capsys, tmp_path):
     """The message names the batch and the parts; nothing is begun."""
     assert main(["train", "--run", str(tmp_path / "run"), "--set", "batch_size=8", "parts=3"]) == 1
     assert "8 pictures cannot be divided into parts = 3" in capsys.readouterr().err and not (tmp_path / "run").exists()
-    with pytest.raises(ValueError, match=r"TrainConfig\.parts: expected 1 to"):
+    with pytest.raises(ValueError, match=r"TrainConfig\.parts: expected greater than or equal to 1"):
         batch_parts(dataclasses.replace(TINY.train, parts=0))
 
 

@@ -12,8 +12,8 @@ from filelock import FileLock
 from tiny import NAMES, TINY, seeded_model, squares
 
 from trex2_mini import checkpoint
-from trex2_mini.__main__ import main
 from trex2_mini.checkpoint import CheckpointError, load_model, read_tensors
+from trex2_mini.cli import main
 from trex2_mini.config import TrainConfig, preset
 from trex2_mini.training.iteration import iteration_kinds, iteration_losses, visual_prompts
 from trex2_mini.training.trainer import Trainer, learning_rate_factor, make_optimizer
@@ -217,6 +217,67 @@ def test_a_run_may_start_from_a_checkpoint(tmp_path):
     larger = dataclasses.replace(TINY, model=dataclasses.replace(TINY.model, ffn_dim=96))
     with pytest.raises(CheckpointError, match="another model"):
         Trainer(tmp_path / "third", larger, batches, NAMES).start_from(tmp_path / "saved")
+
+
+AVERAGED = dataclasses.replace(TINY, train=dataclasses.replace(TINY.train, ema=0.7, steps=12))
+
+
+def test_the_average_of_the_weights(tmp_path):
+    """The one computed by hand, step by step; it is what is used in the end, and what a resumed run goes on with."""
+    seen: list[dict[str, torch.Tensor]] = []
+
+    class Watched(Trainer):
+        def _update(self, parts):
+            losses = super()._update(parts)
+            seen.append({name: value.detach().clone() for name, value in self.model.named_parameters()})
+            return losses
+
+    trainer = Watched(tmp_path / "whole", AVERAGED, batches, NAMES)
+    expected = {name: value.detach().clone() for name, value in trainer.model.named_parameters()}
+    trainer.train(5, progress=False, workers=0)
+    for step, weights in enumerate(seen):
+        kept = min(0.7, (1 + step) / (10 + step))
+        expected = {name: kept * value + (1 - kept) * weights[name] for name, value in expected.items()}
+    used, _ = read_tensors(tmp_path / "whole" / "model.safetensors")
+    for name, value in expected.items():
+        torch.testing.assert_close(trainer.average[name], value, rtol=1e-4, atol=1e-6)
+        assert torch.equal(used[name], trainer.average[name].half())
+    moved = max(
+        float((trainer.average[name] - value.detach()).abs().max()) for name, value in trainer.model.named_parameters()
+    )
+    assert moved > 1e-4  # the average is not the last weights
+
+    shorter = dataclasses.replace(AVERAGED, train=dataclasses.replace(AVERAGED.train, steps=5))
+    Trainer(tmp_path / "cut", shorter, batches, NAMES).train(5, progress=False, workers=0)
+    resumed = Trainer(tmp_path / "cut", shorter, batches, NAMES)
+    resumed.resume()
+    saved, _ = read_tensors(resumed.state_path)
+    assert all(torch.equal(value, saved[f"average.{name}"]) for name, value in resumed.average.items())
+
+
+def test_a_resumed_average_is_the_uninterrupted_one(tmp_path):
+    def stopped(step: int) -> list:
+        if step == 9:
+            raise Interrupted
+        return batches(step)
+
+    run(tmp_path / "whole", save_every=5, config=AVERAGED)
+    with pytest.raises(Interrupted):
+        run(tmp_path / "cut", stopped, save_every=5, config=AVERAGED)
+    whole, cut = (tmp_path / name / "state.safetensors" for name in ("whole", "cut"))
+    assert read_tensors(cut)[1]["step"] == "5"
+    run(tmp_path / "cut", resume=True, save_every=5, config=AVERAGED)
+    ours, expected = read_tensors(cut)[0], read_tensors(whole)[0]
+    assert ours.keys() == expected.keys() and any(name.startswith("average.") for name in ours)
+    assert [name for name in expected if not torch.equal(ours[name], expected[name])] == []
+
+
+def test_a_run_without_an_average_may_get_one(tmp_path):
+    """It begins at the weights of the state."""
+    run(tmp_path, config=dataclasses.replace(TINY, train=dataclasses.replace(TINY.train, steps=2)))
+    later = Trainer(tmp_path, AVERAGED, batches, NAMES)
+    later.resume()
+    assert all(torch.equal(later.average[name], value) for name, value in later.model.named_parameters())
 
 
 def test_a_gradient_that_is_not_finite_stops_the_run(tmp_path):

@@ -11,8 +11,8 @@ import torch
 from tiny import TINY, TINY_MODEL, picture, seeded_model
 
 from trex2_mini import Detector
-from trex2_mini.__main__ import main
 from trex2_mini.checkpoint import save_model
+from trex2_mini.cli import main
 from trex2_mini.model.visual_prompt import RegionPrompts
 from trex2_mini.weights import onnx as export
 from trex2_mini.weights.onnx import export_onnx

@@ -22,8 +22,8 @@ from transformers import (
     SwinConfig,
 )
 
-from trex2_mini.__main__ import main
 from trex2_mini.checkpoint import load_model
+from trex2_mini.cli import main
 from trex2_mini.model.trex2 import TRex2
 from trex2_mini.weights.warm_start import open_detector, warm_start
 
@@ -73,7 +73,8 @@ def test_encoder_and_box_head(pair):
     expected, result = tokens, tokens
     for layer, other in zip(ours.image_encoder.layers, theirs.model.encoder.layers):
         expected = other.deformable_layer(
-            hidden_states=expected, attention_mask=torch.ones(1, TOKENS, dtype=torch.bool), position_embeddings=position,
+            hidden_states=expected, attention_mask=torch.ones(1, TOKENS, dtype=torch.bool),
+            position_embeddings=position,
             reference_points=reference[:, :, None].expand(-1, -1, 4, -1), spatial_shapes=torch.tensor(SHAPES),
             spatial_shapes_list=SHAPES, level_start_index=torch.tensor([0, 42, 54, 58]),
         )[0]  # fmt: skip
@@ -86,7 +87,9 @@ def test_encoder_and_box_head(pair):
 
 
 def test_report(pair):
-    """The whole backbone, encoder and box decoder are taken but for the label's bias; the rest is named with a reason."""
+    """The whole backbone, encoder and box decoder are taken but for the label's bias; the rest is named
+    with a reason.
+    """
     _, ours, report = pair
     kept = {n for n in report.new if n.startswith(("image_encoder.", "box_decoder."))}
     assert {n for n in kept if "relative_position_index" not in n} == {"box_decoder.logit_bias"}
@@ -125,7 +128,8 @@ def test_deformable_detr():
     )  # fmt: skip
     theirs = DeformableDetrForObjectDetection(
         DeformableDetrConfig(
-            backbone_config=resnet, d_model=32, encoder_layers=2, decoder_layers=2, encoder_attention_heads=4, num_queries=20,
+            backbone_config=resnet, d_model=32, encoder_layers=2, decoder_layers=2, encoder_attention_heads=4,
+            num_queries=20,
             decoder_attention_heads=4, encoder_n_points=2, decoder_n_points=2, encoder_ffn_dim=64, decoder_ffn_dim=64,
             disable_custom_kernels=True, two_stage=True, with_box_refine=True,
         )
@@ -319,7 +323,9 @@ def test_newocean(pair, tmp_path, capsys):
         "box_decoder.decoder.layers.0.norm2.weight": "box_decoder.layers.0.self_norm.weight",
         "box_decoder.decoder.layers.0.self_attn.in_proj_weight": "box_decoder.layers.0.self_attention.in_proj_weight",
         "box_decoder.dec_bbox_head.1.layers.2.weight": "box_decoder.box_heads.1.4.weight",
-        "visual_prompt_encoder.visual_encoder.layers.1.linear2.weight": "visual_prompt_encoder.blocks.1.ffn.linear2.weight",
+        "visual_prompt_encoder.visual_encoder.layers.1.linear2.weight": (
+            "visual_prompt_encoder.blocks.1.ffn.linear2.weight"
+        ),
         "visual_prompt_encoder.visual_encoder.layers.0.norm3.weight": "visual_prompt_encoder.blocks.0.ffn.norm.weight",
     }.items():
         torch.testing.assert_close(own[name], tensors[theirs], atol=0, rtol=0)

@@ -66,7 +66,8 @@ def synthetic_detections(images: int, categories: int = 80) -> tuple[dict, list[
         boxes = np.concatenate([rng.uniform(0, 400, (count, 2)), rng.uniform(10, 200, (count, 2))], 1)
         labels = rng.integers(1, categories + 1, count)
         annotations += [
-            {"id": len(annotations) + k, "image_id": image, "category_id": int(c), "bbox": b.tolist(), "area": float(b[2] * b[3]), "iscrowd": 0}
+            {"id": len(annotations) + k, "image_id": image, "category_id": int(c), "bbox": b.tolist(),
+                "area": float(b[2] * b[3]), "iscrowd": 0}
             for k, (b, c) in enumerate(zip(boxes, labels), 1)
         ]  # fmt: skip
         chosen = rng.integers(0, count, 300)

@@ -116,7 +116,8 @@ def transformers(module: str = "") -> Any:
         return importlib.import_module(f"transformers{module}")
     except ImportError as error:
         raise ValueError(
-            f'the reference is the package transformers, and it cannot be imported ({error}): pip install "transformers>=5,<6"'
+            f"the reference is the package transformers, and it cannot be imported ({error}): pip install"
+            ' "transformers>=5,<6"'
         ) from None
 
 

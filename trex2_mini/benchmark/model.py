@@ -19,7 +19,8 @@ from trex2_mini.model.visual_prompt import RegionPrompts
 
 PAPER_TABLE_7 = {  # seconds on an RTX 3090, batch 1
     "swin_t": {"backbone": 0.0318, "encoder": 0.024, "visual prompts": 0.012, "text prompts": 0.0103, "decoder": 0.018},
-    "swin_l": {"backbone": 0.122, "encoder": 0.0929, "visual prompts": 0.0261, "text prompts": 0.0116, "decoder": 0.024},
+    "swin_l": {"backbone": 0.122, "encoder": 0.0929, "visual prompts": 0.0261, "text prompts": 0.0116,
+        "decoder": 0.024},
 }  # fmt: skip
 NAMES = [f"thing {i}" for i in range(1203)]  # as many as LVIS has
 SIZES = {"nano": (192, 256), "swin_t": (800, 1066), "swin_l": (800, 1066)}  # pixels
@@ -120,7 +121,9 @@ def _against(
 
 
 def _detr_peers(height: int, width: int) -> dict[str, Callable[[], Any]]:
-    """transformers' models from their default configurations. Grounding DINO's text is "cat. dog." in BERT's token ids."""
+    """transformers' models from their default configurations. Grounding DINO's text is "cat. dog." in BERT's token
+    ids.
+    """
     library, pixels = transformers(), torch.rand(1, 3, height, width)
     dino = library.GroundingDinoForObjectDetection(library.GroundingDinoConfig()).eval()
     detr = library.DeformableDetrForObjectDetection(

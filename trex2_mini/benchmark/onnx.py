@@ -70,7 +70,8 @@ def rows(quick: bool, repeats: int) -> Iterator[dict]:
     for part, onnx, torch_form in (
         ("encode", lambda: programs["encoder"].run(None, {"image": array}), lambda: model.encode_images([image])),
         ("prompt", lambda: programs["prompt"].run(None, feed), lambda: model.encode_visual(features, prompts)),
-        ("decode", lambda: programs["decoder"].run(None, {"tokens": tokens, "prompts": vectors}), lambda: model.decode(features, visual)),
+        ("decode", lambda: programs["decoder"].run(None, {"tokens": tokens, "prompts": vectors}),
+            lambda: model.decode(features, visual)),
     ):  # fmt: skip
         took = interleaved({"onnx": onnx, "torch": torch_form}, 4 * repeats)
         yield row(f"nano {height}x{width}, {part}", "onnxruntime", took["onnx"], "PyTorch", took["torch"])
@@ -113,7 +114,8 @@ def equal(ours: Detections, theirs: Detections) -> int:
     for box, score, label in zip(ours.boxes, ours.scores, ours.labels):
         fits = (
             i for i in left
-            if theirs.labels[i] == label and abs(theirs.scores[i] - score) <= SCORE and np.abs(theirs.boxes[i] - box).max() <= PIXELS
+            if theirs.labels[i] == label and abs(theirs.scores[i] - score) <= SCORE
+            and np.abs(theirs.boxes[i] - box).max() <= PIXELS
         )  # fmt: skip
         if (found := next(fits, None)) is not None:
             left.remove(found)

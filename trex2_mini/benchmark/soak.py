@@ -37,8 +37,10 @@ def rows(quick: bool, repeats: int) -> Iterator[dict]:
         (x1, x2), (y1, y2) = box[0], np.clip(box[1], 0, image.height - 4)
         boxes = [[x1, y1, x2 + 2, y2 + 2]]
         given = [
-            {"boxes": boxes}, {"points": [[x1, y1]]}, {"text": [f"thing {number}", f"other {number}"]}, {"prompts": bank, "text": "thing"},
-            {"boxes": {"a": boxes, f"b {number}": boxes}, "negative_boxes": {"a": boxes}, "negative_text": f"not {number}"},
+            {"boxes": boxes}, {"points": [[x1, y1]]}, {"text": [f"thing {number}", f"other {number}"]},
+            {"prompts": bank, "text": "thing"},
+            {"boxes": {"a": boxes, f"b {number}": boxes}, "negative_boxes": {"a": boxes},
+                "negative_text": f"not {number}"},
         ]  # fmt: skip
         detector.detect(image, score_threshold=0.0, **given[number % len(given)])
 

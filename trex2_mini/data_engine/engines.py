@@ -187,7 +187,8 @@ def read_captions(folder: str | Path) -> tuple[list[dict], Path, dict[int, list[
         return content["images"], folder / "images", captions, head
     if not folder.is_dir():
         raise ValueError(
-            f"no folder {folder}; expected {CAPTIONS} with images/, pictures with .txt files, or a folder of pictures for each category"
+            f"no folder {folder}; expected {CAPTIONS} with images/, pictures with .txt files, or a folder of pictures"
+            " for each category"
         )
     classes = sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
     texts = {} if classes else {path.stem: path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.txt"))}

@@ -18,21 +18,24 @@ Parser = Callable[[str], list[str]]  # a caption -> its phrases
 
 TOKEN = re.compile(r"[^\W_]+(?:['’-]+[^\W_]+)*|[^\w\s]")
 DETERMINERS = frozenset(
-    "a an the this that these those some any no each every another other others all both several many much few more most less than one two three "
-    "four five six seven eight nine ten dozen dozens hundreds lots my your his her its our their various multiple different very only".split()
+    "a an the this that these those some any no each every another other others all both several many much few more"
+    " most less than one two three four five six seven eight nine ten dozen dozens hundreds lots my your his her its"
+    " our their various multiple different very only".split()
 )
 PRONOUNS = frozenset("i you he she it we they there here who which what something someone".split())
 BREAKS = PRONOUNS | frozenset(
-    "and or but nor so as while with without in inside on onto upon at by beside besides next near over under underneath beneath above below behind "
-    "before after between among around along across against through toward towards from to into out off up down for about like "
-    "is are was were be been being am has have had do does can could will would may might must should not "
-    "see sees seen show shows showing shown stand stands standing sit sits sitting lie lies lying hold holds holding wear wears wearing ride rides "
-    "riding look looks looking walk walks walking run runs running eat eats eating play plays playing hang hangs hanging fly flies flying make makes "
-    "made filled covered surrounded parked placed featuring features containing contains".split()
+    "and or but nor so as while with without in inside on onto upon at by beside besides next near over under"
+    " underneath beneath above below behind before after between among around along across against through toward"
+    " towards from to into out off up down for about like is are was were be been being am has have had do does can"
+    " could will would may might must should not see sees seen show shows showing shown stand stands standing sit sits"
+    " sitting lie lies lying hold holds holding wear wears wearing ride rides riding look looks looking walk walks"
+    " walking run runs running eat eats eating play plays playing hang hangs hanging fly flies flying make makes made"
+    " filled covered surrounded parked placed featuring features containing contains".split()
 )
 ABOUT_THE_PICTURE = frozenset(
-    "picture pictures photo photos photograph image images drawing drawings painting illustration view scene left right top bottom middle center "
-    "centre front back side background foreground corner edge lot couple pair group bunch number kind type set piece close-up closeup".split()
+    "picture pictures photo photos photograph image images drawing drawings painting illustration view scene left right"
+    " top bottom middle center centre front back side background foreground corner edge lot couple pair group bunch"
+    " number kind type set piece close-up closeup".split()
 )
 
 
@@ -92,7 +95,8 @@ def find_parser(name: str = "auto") -> tuple[str, Parser | None]:
         if name == "auto":
             return "rules", None
         raise ValueError(
-            f"the parser {name!r} needs spaCy, which is not installed: pip install 'trex2-mini[captions]' and the pipeline, or take 'rules'"
+            f"the parser {name!r} needs spaCy, which is not installed: pip install 'trex2-mini[captions]' and the"
+            " pipeline, or take 'rules'"
         ) from None
     installed = sorted(spacy.util.get_installed_models())
     if name == "auto":

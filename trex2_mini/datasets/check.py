@@ -6,7 +6,7 @@
 | two images or two categories with one id; an id that is no whole number; a category without a name | ValueError |
 | an annotation of an image or a category that is not listed; a bbox that is not four numbers | ValueError |
 | a bbox with NaN or infinite numbers | left out, reported |
-| a bbox of no width or height, or wholly outside its image | no target and no prompt; it stays in the ground truth, as COCO's own evaluation has it |
+| a bbox without area, or wholly outside its image | no target and no prompt; it stays in the truth, as in COCO's own |
 | a bbox that reaches out of its image | cut at the border |
 | iscrowd | no target and no prompt; evaluation ignores what falls on it |
 | two annotations with one id | both stay (ids of annotations are numbered anew where they matter), reported |

@@ -73,7 +73,8 @@ class CountingDataset:
 def _read(path: Path) -> dict:
     if not path.is_file():
         raise FileNotFoundError(
-            f"{path} does not exist; expected FSC147 (annotation_FSC147_384.json, ...) or FSCD-LVIS (instances_<split>.json, ...)"
+            f"{path} does not exist; expected FSC147 (annotation_FSC147_384.json, ...) or FSCD-LVIS"
+            " (instances_<split>.json, ...)"
         )
     content = read_json(path)
     if not isinstance(content, dict):

@@ -339,7 +339,8 @@ def _scaled_set(entry: dict, notes: dict, originals: Path, folder: Path) -> dict
             scaled = picture.convert("RGB").resize((width, height), Image.Resampling.LANCZOS)
             if (round(picture.width * scale), round(picture.height * scale)) != (width, height):
                 raise ValueError(
-                    f"{originals / file} is {picture.width} x {picture.height}, which does not scale to {width} x {height}"
+                    f"{originals / file} is {picture.width} x {picture.height}, which does not scale to {width} x"
+                    f" {height}"
                 )
         scaled.save(folder / f"{number:04d}.jpg", quality=90)
         images.append(
@@ -350,7 +351,8 @@ def _scaled_set(entry: dict, notes: dict, originals: Path, folder: Path) -> dict
                 x, y, w, h = (round(value * scale, 1) for value in note["bbox"])
                 if w > 0 and h > 0:
                     annotations.append(
-                        {"id": len(annotations) + 1, "image_id": number, "bbox": [x, y, w, h], "area": round(w * h, 2), "iscrowd": 0}
+                        {"id": len(annotations) + 1, "image_id": number, "bbox": [x, y, w, h], "area": round(w * h, 2),
+                            "iscrowd": 0}
                         | {"category_id": names.index(name_of[note["category_id"]]) + 1}
                     )  # fmt: skip
     if len(annotations) != entry["boxes"]:

@@ -44,8 +44,8 @@ def official_coco(name: str, split: str, subset: str) -> CocoDataset:
     annotations, images = root / "annotations" / f"instances_{split}{subset}.json", root / split
     if not annotations.is_file() or not images.is_dir():
         raise FileNotFoundError(
-            f"{name} needs {annotations} and the pictures in {images}: unpack COCO's official archives there, or fetch a part: "
-            "python -m trex2_mini data coco --images 500"
+            f"{name} needs {annotations} and the pictures in {images}: unpack COCO's official archives there, or fetch"
+            " a part: python -m trex2_mini data coco --images 500"
         )
     return CocoDataset(annotations, images)
 
@@ -69,7 +69,8 @@ def lvis_dataset(content: dict, path: Path, images: Path, minival: bool = False)
         split, _, file = "/".join(str(image["coco_url"]).rsplit("/", 2)[-2:]).partition("/")
         if split not in COCO_SPLITS or file in ("", ".", ".."):  # nothing is fetched to, or read from, anywhere else
             raise ValueError(
-                f"{path}: expected a coco_url that ends in train2017/FILE or val2017/FILE, got {image['coco_url']!r:.80}"
+                f"{path}: expected a coco_url that ends in train2017/FILE or val2017/FILE, got"
+                f" {image['coco_url']!r:.80}"
             )
         if not minival or split == "val2017":
             kept.append(image | {"file_name": f"{split}/{file}"})
@@ -133,7 +134,8 @@ def _voc(folder: Path) -> CocoDataset:
             if name not in names:
                 names.append(name)
             annotations.append(
-                {"id": len(annotations) + 1, "image_id": number, "category_id": name, "bbox": [x1 - 1, y1 - 1, x2 - x1 + 1, y2 - y1 + 1]}
+                {"id": len(annotations) + 1, "image_id": number, "category_id": name,
+                    "bbox": [x1 - 1, y1 - 1, x2 - x1 + 1, y2 - y1 + 1]}
                 | {"iscrowd": int((entry.findtext("difficult") or "0").strip() == "1")}
             )  # fmt: skip
     ids = {name: number for number, name in enumerate(sorted(names), 1)}

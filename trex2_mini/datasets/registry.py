@@ -1,5 +1,5 @@
-"""All sets by name: the embedded emoji family, the coins, the official COCO and LVIS files, and folders in any format
-of formats.py.
+"""All sets by name: the embedded emoji family, the coins, photo-wild, the official COCO and LVIS files, and folders in
+any format of formats.py.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from trex2_mini.datasets.formats import (
     official_lvis,
     open_folder,
 )
+from trex2_mini.datasets.photo_wild import FOLDER as PHOTO_WILD_FOLDER
+from trex2_mini.datasets.photo_wild import PHOTO_WILD
 from trex2_mini.paths import data_root
 
 
@@ -25,11 +27,10 @@ def open_dataset(name: str) -> CocoDataset:
     """Open a set by its name.
 
     Args:
-        name: "emoji-val" or another set of the embedded family, or "coins" (made on first use); "coco-val2017",
-            "coco-train2017",
+        name: "emoji-val" or another set of the embedded family, or "coins" (made on first use);
+            "photo-wild-aquarium/val" or another of `PHOTO_WILD` (in the repository); "coco-val2017", "coco-train2017",
             "lvis-val", "lvis-minival", "lvis-train" (official files under <data root>); or a folder: annotations.json
-            and
-            images/, a Roboflow export (_annotations.coco.json), or Pascal VOC (one XML a picture).
+            and images/, a Roboflow export (_annotations.coco.json), or Pascal VOC (one XML a picture).
 
     Raises:
         FileNotFoundError: there is no such set; the message says where it was looked for.
@@ -39,6 +40,9 @@ def open_dataset(name: str) -> CocoDataset:
         return CocoDataset(folder / "annotations.json", folder / "images")
     if name == "coins":
         return coins(data_root() / "coins")
+    if name in PHOTO_WILD:
+        folder = PHOTO_WILD_FOLDER / name.removeprefix("photo-wild-")
+        return CocoDataset(folder / "annotations.json", folder / "images")
     official = re.fullmatch(rf"coco-({'|'.join(COCO_SPLITS)})(-.+)?", name)
     if official:
         return official_coco(name, official[1], official[2] or "")
@@ -48,7 +52,7 @@ def open_dataset(name: str) -> CocoDataset:
     folder = Path(name).expanduser()
     found = open_folder(folder)
     if found is None:
-        known = ", ".join([*EMOJI_SETS, "coins", *(f"coco-{split}" for split in COCO_SPLITS), *LVIS_SETS])
+        known = ", ".join([*EMOJI_SETS, "coins", *PHOTO_WILD, *(f"coco-{split}" for split in COCO_SPLITS), *LVIS_SETS])
         inside = ""
         if folder.is_dir():
             parts = [p.name for p in sorted(folder.iterdir()) if p.is_dir() and looks_like_a_set(p)]
@@ -58,3 +62,21 @@ def open_dataset(name: str) -> CocoDataset:
             "a Roboflow export (_annotations.coco.json) or Pascal VOC (XML files)"
         )
     return found
+
+
+def suites() -> dict[str, dict[str, str]]:
+    """The collections of small sets: {name: {set to measure on: set to take examples from}}."""
+    examples = {"emoji-wild": (EMOJI_SETS, "train"), "photo-wild": (PHOTO_WILD, "examples")}
+    return {
+        suite: {n: n.removesuffix("val") + split for n in names if n.startswith(f"{suite}-") and n.endswith("/val")}
+        for suite, (names, split) in examples.items()
+    }
+
+
+def reference_of(data: object) -> str:
+    """The set that generic visual prompts for `data` are taken from, unless one is named.
+
+    Of a suite's set it is the set's other split, else emoji-reference.
+    """
+    pairs = {name: other for suite in suites().values() for name, other in suite.items()}
+    return pairs.get(data, "emoji-reference") if isinstance(data, str) else "emoji-reference"

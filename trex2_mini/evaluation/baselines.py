@@ -115,13 +115,16 @@ def _features(backbone: nn.Module) -> Callable[[Tensor], Near]:
         joined = torch.cat([F.normalize(F.interpolate(m, cells, mode="bilinear"), dim=1) for m in maps[:2]], 1)
         joined = joined[..., : -(-image.shape[1] // STRIDE), : -(-image.shape[2] // STRIDE)]  # without the padding
         joined = joined - joined.mean((2, 3), keepdim=True)  # what all of the image has in common says nothing
+        sums = F.pad(
+            joined.double().cumsum(2).cumsum(3), (1, 0, 1, 0)
+        )  # of all above and left: any window's mean in four look-ups
 
         def near(box: Tensor, scale: float) -> tuple[Tensor, Tensor]:
             x1, y1, x2, y2 = _whole(box / STRIDE, *joined.shape[2:])
             vector = joined[:, :, y1:y2, x1:x2].mean((2, 3))
             sides = ((box[3] - box[1]) * scale / STRIDE, (box[2] - box[0]) * scale / STRIDE)
             size = [max(1, min(round(float(side)), most)) for side, most in zip(sides, joined.shape[2:])]
-            pooled = F.avg_pool2d(joined, size, stride=1)
+            pooled = _window_means(sums, *size)
             boxes, scores = _windows(F.cosine_similarity(pooled, vector[..., None, None])[0], size, STRIDE)
             centre, half = (boxes[:, :2] + boxes[:, 2:]) / 2, (box[2:] - box[:2]) * scale / 2
             return clip_boxes_to_image(torch.cat([centre - half, centre + half], 1), image.shape[1:]), scores
@@ -129,6 +132,12 @@ def _features(backbone: nn.Module) -> Callable[[Tensor], Near]:
         return near
 
     return look
+
+
+def _window_means(sums: Tensor, height: int, width: int) -> Tensor:
+    """Means of all windows of height x width cells, [1, C, H + 1 - height, W + 1 - width], from sums [1, C, H + 1, W + 1]."""
+    right = sums[..., width:] - sums[..., :-width]
+    return ((right[..., height:, :] - right[..., :-height, :]) / (height * width)).float()
 
 
 def _whole(box: Tensor, height: int, width: int) -> tuple[int, int, int, int]:

@@ -55,7 +55,9 @@ class Matched:
             self.categories.append(_columns(grouped[category], place, partly))
 
     def ap(self, weights: np.ndarray) -> np.ndarray:
-        """weights [R, images], how many times each image counts -> AP in percent [R]; NaN where nothing is to be found."""
+        """weights [R, images], how many times each image counts -> AP in percent [R]; NaN where nothing is to be
+        found.
+        """
         total, number = np.zeros(len(weights)), np.zeros(len(weights))
         for owner, right, wrong, objects in self.categories:
             step = max(1, int(LARGEST // max(right.size, 1)))

@@ -82,7 +82,8 @@ def lvis_ap(
         )
     )
     found = [
-        {"id": number, "image_id": d["image_id"], "category_id": d["category_id"], "bbox": list(d["bbox"]), "score": d["score"]}
+        {"id": number, "image_id": d["image_id"], "category_id": d["category_id"], "bbox": list(d["bbox"]),
+            "score": d["score"]}
         | {"area": d["bbox"][2] * d["bbox"][3], "iscrowd": 0}
         for number, d in enumerate(kept, 1)
     ]  # fmt: skip

@@ -29,6 +29,7 @@ import torch
 from torch import Tensor
 
 from trex2_mini.datasets.coco import CocoDataset
+from trex2_mini.datasets.registry import reference_of
 from trex2_mini.detector import Detector
 from trex2_mini.evaluation.bank import NO_POINTS, visual_bank
 from trex2_mini.evaluation.baselines import baseline_detections
@@ -58,7 +59,7 @@ def evaluate(
     protocol: str,
     categories: str = "all",
     *,
-    reference: str | Path | CocoDataset = "emoji-reference",
+    reference: str | Path | CocoDataset | None = None,
     examples: int | None = None,
     points: bool = False,
     synonyms: bool = False,
@@ -79,7 +80,8 @@ def evaluate(
         data: a name or folder for `open_dataset`, or a CocoDataset; for counting what `open_counting` takes.
         protocol: one of ALL_PROTOCOLS.
         categories: one of CATEGORY_SETS; trained and novel go by the categories' own flag "novel".
-        reference: where visual-g, mixed and region-visual draw their examples; categories are looked up there by name.
+        reference: where visual-g, mixed and region-visual draw their examples (default `reference_of(data)`);
+            categories are looked up there by name.
         examples: N, reference images a category (default 16); counting: boxes shown (1 to 3, default 3); video: frames
             prompted (1);
             visual-i-negatives: negatives a prompt (1 to 3, default 3).
@@ -125,6 +127,7 @@ def evaluate(
             raise ValueError(f"{what} must be at least 1, got {number}")
     if resamples and protocol in ("region", "region-visual", "counting"):
         raise ValueError(f"resamples are for protocols that give an AP of all their detections, not for {protocol!r}")
+    reference = reference_of(data) if reference is None else reference
     detector, weights = open_detector(checkpoint)
     if protocol == "counting":
         if categories != "all":
@@ -177,7 +180,7 @@ def answers(
     protocol: str,
     categories: str = "all",
     *,
-    reference: str | Path | CocoDataset = "emoji-reference",
+    reference: str | Path | CocoDataset | None = None,
     examples: int | None = None,
     points: bool = False,
     synonyms: bool = False,
@@ -187,8 +190,11 @@ def answers(
     batch_size: int = 8,
     progress: bool = True,
 ) -> Answers:
-    """The detections of one of PROTOCOLS, or of video, with what is needed to measure them. Arguments as in `evaluate`."""
+    """The detections of one of PROTOCOLS, or of video, with what is needed to measure them. Arguments as in
+    `evaluate`.
+    """
     examples = EXAMPLES.get(protocol, 16) if examples is None else examples
+    reference = reference_of(data) if reference is None else reference
     _check(protocol, synonyms, baselines)
     detector = Detector.load(checkpoint) if isinstance(checkpoint, (str, Path)) else checkpoint
     dataset = opened(data)

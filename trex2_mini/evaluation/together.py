@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from trex2_mini.datasets.coco import CocoDataset
+from trex2_mini.datasets.registry import reference_of
 from trex2_mini.datasets.sample import Sample
 from trex2_mini.detector import Detector
 from trex2_mini.evaluation.bank import visual_banks
@@ -88,7 +89,7 @@ def averaged(draws: Sequence[dict]) -> dict:
 def together(
     checkpoint: str | Path | Detector,
     data: str | Path | CocoDataset,
-    reference: str | Path | CocoDataset = "emoji-reference",
+    reference: str | Path | CocoDataset | None = None,
     *,
     examples: int = 16,
     draws: int = 3,
@@ -106,6 +107,7 @@ def together(
     for what, number in {"examples": examples, "draws": draws, "limit": limit}.items():
         if number is not None and number < 1:
             raise ValueError(f"{what} must be at least 1, got {number}")
+    reference = reference_of(data) if reference is None else reference
     detector, weights = open_detector(checkpoint)
     dataset, references = opened(data), opened(reference)
     seeds = range(seed, seed + draws)

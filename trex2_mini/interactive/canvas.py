@@ -86,7 +86,9 @@ class PromptCanvas(anywidget.AnyWidget):
         return [category["name"] for category in self.categories]
 
     def boxes(self, negative: bool = False) -> dict[str, list[list[float]]]:
-        """{category: [[x1, y1, x2, y2], ...]} of the positive or the negative boxes, as `Detector.detect` takes them."""
+        """{category: [[x1, y1, x2, y2], ...]} of the positive or the negative boxes, as
+        `Detector.detect` takes them.
+        """
         return by_category(self.prompts, "xyxy", negative)
 
     def points(self, negative: bool = False) -> dict[str, list[list[float]]]:
@@ -236,7 +238,9 @@ def as_annotations(prompts: Sequence[Mapping], reviewed: Sequence[Mapping], name
 
 
 def by_category(prompts: Sequence[Mapping], key: str, negative: bool) -> dict[str, list[list[float]]]:
-    """{category: [box or point, ...]} of those prompts that have `key` ("xyxy" or "xy") and are, or are not, negative."""
+    """{category: [box or point, ...]} of those prompts that have `key` ("xyxy" or "xy") and are, or are
+    not, negative.
+    """
     found: dict[str, list] = {}
     for prompt in prompts:
         if key in prompt and prompt["negative"] == negative:

@@ -37,7 +37,8 @@ class BankBuilder:
         """
         if (which not in range(len(self.examples))) if isinstance(which, int) else (which not in self.loaded):
             raise ValueError(
-                f"no example {which!r} to drop; expected 0..{len(self.examples) - 1} or a loaded name of {list(self.loaded)}"
+                f"no example {which!r} to drop; expected 0..{len(self.examples) - 1} or a loaded name of"
+                f" {list(self.loaded)}"
             )
         (self.examples if isinstance(which, int) else self.loaded).pop(which)
         self._bank = None
@@ -73,8 +74,8 @@ class BankBuilder:
         bank, dim = PromptBank.load(Path(path).expanduser()), self.detector.config.model.dim
         if bank.embeddings.shape != (len(bank.names), dim):
             raise ValueError(
-                f"{path}: expected embeddings [{len(bank.names)}, {dim}], as this model makes them, got {list(bank.embeddings.shape)}; "
-                "collect the examples again with this model"
+                f"{path}: expected embeddings [{len(bank.names)}, {dim}], as this model makes them, got"
+                f" {list(bank.embeddings.shape)}; collect the examples again with this model"
             )
         self.loaded |= dict(zip(bank.names, bank.embeddings))
         self._bank = None

@@ -173,7 +173,8 @@ class Session:
             aside = next(path for path in numbered if not path.exists())
             os.replace(self.autosave, aside)
             raise ValueError(
-                f"{self.autosave.name} could not be used ({type(error).__name__}: {error}); it was moved to {aside.name}, and a new one is begun"
+                f"{self.autosave.name} could not be used ({type(error).__name__}: {error}); it was moved to"
+                f" {aside.name}, and a new one is begun"
             ) from error
         self.work, self.bank.examples, self.bank.loaded = work, examples, loaded
         for name, own in work.items():

@@ -161,7 +161,9 @@ class PromptStudio(ipywidgets.VBox):
         return asked
 
     def _show(self) -> None:
-        """What was reviewed, and the proposals from the threshold on that show something else. The model does not run."""
+        """What was reviewed, and the proposals from the threshold on that show something else. The model
+        does not run.
+        """
         reviewed = self.session.work[self.current]["reviewed"]
         shown = [p for p in self._proposals if p["score"] >= self.threshold.value]
         with self._silently():

@@ -13,11 +13,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def alignment_loss(visual: Tensor, text: Tensor, category: Tensor) -> Tensor:
-    """visual [K, D]: v_i; text [C, D]: the t_j, each category once; category [K]: the column of each v_i's t_i.
+def alignment_loss(visual: Tensor, text: Tensor, category: Tensor, counts: Tensor | None = None) -> Tensor:
+    """visual [K, D]: v_i; text [C, D]: the t_j, each category once; category [K]: the column of each v_i's t_i;
+    counts [K, C]: False where t_j may name v_i's objects too, and so is no negative (None: all are).
 
     Returns a scalar, 0 for K = 0.
     """
     if not len(visual):
         return visual.sum() * 0.0
-    return F.cross_entropy(visual @ text.T / math.sqrt(visual.shape[1]), category)
+    similarity = visual @ text.T / math.sqrt(visual.shape[1])
+    return F.cross_entropy(similarity if counts is None else similarity.masked_fill(~counts, -math.inf), category)

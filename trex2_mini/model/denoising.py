@@ -82,6 +82,7 @@ class Denoising(nn.Module):
         shape = label.shape
 
         usable = torch.ones(batch, categories) if prompt_mask is None else prompt_mask.float().cpu()
+        usable[~usable.any(1)] = 1.0  # no prompt counts: the picture holds no object, what is drawn is padding
         other = torch.multinomial(usable, shape[1], replacement=True, generator=generator).to(device)
         swap = torch.rand(shape, generator=generator).to(device) < label_noise
         label = torch.where(swap, other, label)

@@ -301,7 +301,8 @@ def frozen_parameters(backbone: nn.Module, stages: int) -> list[nn.Parameter]:
     """
     if not hasattr(backbone, "blocks"):
         raise ValueError(
-            f"frozen_stages = {stages} needs a backbone of the EfficientNet family; set it to 0 for {type(backbone).__name__}"
+            f"frozen_stages = {stages} needs a backbone of the EfficientNet family; set it to 0 for"
+            f" {type(backbone).__name__}"
         )
     trained = {id(p) for stage in list(backbone.blocks)[stages:] for p in stage.parameters()}
     norms = {id(p) for m in backbone.modules() if isinstance(m, nn.BatchNorm2d) for p in m.parameters()}

@@ -61,7 +61,9 @@ class TRex2(nn.Module):
         denoising: DenoisingQueries | None = None,
         auxiliary: bool = False,
     ) -> DecoderOutput:
-        """prompts [B, C, D] (or [C, D], the same for every image) -> logits [B, Q, C], boxes [B, Q, 4] cxcywh in 0..1."""
+        """prompts [B, C, D] (or [C, D], the same for every image) -> logits [B, Q, C], boxes [B, Q, 4]
+        cxcywh in 0..1.
+        """
         if prompts.ndim == 2:
             prompts = prompts.expand(len(features), -1, -1)
         if prompts.ndim != 3 or prompts.shape[::2] != (len(features), self.config.dim) or not prompts.shape[1]:

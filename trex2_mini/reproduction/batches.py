@@ -131,7 +131,8 @@ def _runs(path: Path, entries, shared: dict, notebooks: Path) -> list[Run]:
         own = parameters_of(notebook)
         if unknown := set(parameters) - own:
             raise ValueError(
-                f"{path}: {entry['notebook']} has no parameter {', '.join(sorted(unknown))}; it has {', '.join(sorted(own))}"
+                f"{path}: {entry['notebook']} has no parameter {', '.join(sorted(unknown))}; it has"
+                f" {', '.join(sorted(own))}"
             )
         values = {key: value if isinstance(value, list) else [value] for key, value in parameters.items()}
         values = {key: [value] for key, value in shared.items() if key in own and key not in values} | values

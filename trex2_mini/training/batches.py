@@ -14,11 +14,15 @@ from torchvision.ops import box_area
 from torchvision.transforms import v2
 
 from trex2_mini.datasets.coco import CocoDataset
+from trex2_mini.datasets.cutout_sets import cut_out
 from trex2_mini.datasets.registry import open_dataset
 from trex2_mini.datasets.sample import Sample
-from trex2_mini.datasets.scenes.batches import EmojiBatches, to_array, to_tensors
-from trex2_mini.datasets.scenes.generator import SIZES
-from trex2_mini.training.copy_paste import cut_out, paste
+from trex2_mini.datasets.scenes.batches import CutoutBatches, EmojiBatches, drawn_size, to_array, to_tensors
+from trex2_mini.datasets.scenes.cutouts import Backgrounds
+from trex2_mini.datasets.scenes.library import Library
+from trex2_mini.training.copy_paste import paste
+
+CUTOUTS = "cutouts:"  # before the folder of a library
 
 
 class DatasetBatches:
@@ -75,11 +79,17 @@ class DatasetBatches:
 
     def __call__(self, step: int) -> list[Sample]:
         rng = np.random.default_rng([self.seed, step, 3])
-        height, width = (round(side * self.short_side / 192 / 32) * 32 for side in SIZES[rng.integers(len(SIZES))])
+        return self._drawn(self.batch_size, drawn_size(self.short_side, rng), rng)
+
+    def pictures(self, index: int, count: int, size: tuple[int, int]) -> list[Sample]:
+        """`count` pictures of one (height, width) in pixels, drawn from (seed, index)."""
+        return self._drawn(count, size, np.random.default_rng([self.seed, index, 3]))
+
+    def _drawn(self, count: int, size: tuple[int, int], rng: np.random.Generator) -> list[Sample]:
         batch: list[Sample] = []
         held = sorted(self._with)
         cuts: list[tuple[Image.Image, int]] = []
-        for i in range(self.batch_size):
+        for i in range(count):
             if i % 2 == 0:
                 pool = self._with[int(rng.choice(held))] if rng.random() < self.balance else self._pictures
             index = pool[rng.integers(len(pool))]
@@ -90,7 +100,7 @@ class DatasetBatches:
                 cuts = [(cut, label) for cut, label in cuts if label in sample.vocabulary]
             if cuts and rng.random() < self.pasted:
                 sample = paste(sample, cuts, rng)
-            batch.append(self._changed(sample, height, width, rng))
+            batch.append(self._changed(sample, *size, rng))
         return batch
 
     def _cuts(self, sample: Sample) -> list[tuple[Image.Image, int]]:
@@ -103,7 +113,7 @@ class DatasetBatches:
 
     def _changed(self, sample: Sample, height: int, width: int, rng: np.random.Generator) -> Sample:
         """A random view of `sample`, [height, width]."""
-        scale = v2.ScaleJitter((height, width), (0.6, 1.8), antialias=True)
+        scale = v2.ScaleJitter((height, width), (0.75, 1.9), antialias=True)
         view = v2.Compose(
             [
                 v2.RandomCrop((height, width), pad_if_needed=True, fill=124),
@@ -121,46 +131,89 @@ class DatasetBatches:
         return Sample(to_array(picture), boxes[kept].numpy(), labels, sample.image_id, vocabulary=sample.vocabulary)
 
 
+Source = EmojiBatches | CutoutBatches | DatasetBatches
+
+
 class MixedBatches:
-    """Batches of several sources in turn, each with its share; a batch comes from one source. Categories of one name
-    are one category.
+    """Batches in which each pair of pictures comes from a source drawn by its share. Categories of one name are one
+    category, whether it is written with a capital letter or with a low line for a space.
 
     A source's pictures say nothing about the categories that only other sources know: `Sample.vocabulary` tells which
     ones count.
+
+    Args:
+        sources, shares: where pictures come from, and how often.
+        short_sides: px; each step has one of them, drawn evenly. All pictures of a batch have one size.
+        parts: batches (parts) of one step.
     """
 
-    def __init__(self, sources: Sequence[EmojiBatches | DatasetBatches], shares: Sequence[float], seed: int = 0):
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        shares: Sequence[float],
+        seed: int = 0,
+        short_sides: Sequence[int] = (192,),
+        parts: int = 1,
+    ):
         if len(sources) != len(shares) or not sources or min(shares) <= 0:
             raise ValueError(f"expected a share above 0 for each of {len(sources)} sources, got {list(shares)}")
-        self.sources, self.seed = list(sources), seed
+        self.sources, self.seed, self.short_sides, self.parts = list(sources), seed, tuple(short_sides), parts
         self.shares = np.array(shares) / sum(shares)
-        self.names = list(dict.fromkeys(name for source in sources for name in source.names))
-        place = {name: label for label, name in enumerate(self.names)}
-        self._label = [np.array([place[name] for name in source.names]) for source in sources]
+        spelling: dict[str, str] = {}  # of each name, the first one met
+        for source in sources:
+            for name in source.names:
+                spelling.setdefault(_plain(name), name)
+        self.names = list(spelling.values())
+        place = {plain: label for label, plain in enumerate(spelling)}
+        self._label = [np.array([place[_plain(name)] for name in source.names]) for source in sources]
         self.trainable = sorted({int(own[c]) for source, own in zip(sources, self._label) for c in source.trainable})
 
     def __call__(self, step: int) -> list[Sample]:
-        which = int(np.random.default_rng([self.seed, step, 4]).choice(len(self.sources), p=self.shares))
-        own = self._label[which]
-        known = np.sort(own)
-        return [
-            dataclasses.replace(
-                sample,
-                labels=own[sample.labels],
-                vocabulary=known if sample.vocabulary is None else np.sort(own[sample.vocabulary]),
-            )
-            for sample in self.sources[which](step)
-        ]
+        rng, count = np.random.default_rng([self.seed, step, 4]), self.sources[0].batch_size
+        short_side = np.random.default_rng([self.seed, step // self.parts, 5]).choice(self.short_sides)
+        size = drawn_size(int(short_side), rng)
+        batch: list[Sample] = []
+        for first in range(0, count, 2):
+            which = int(rng.choice(len(self.sources), p=self.shares))
+            pair = step * ((count + 1) // 2) + first // 2  # a number that no other pair has
+            drawn = self.sources[which].pictures(pair, min(2, count - first), size)
+            batch += [_joined(sample, self._label[which]) for sample in drawn]
+        return batch
+
+
+def _joined(sample: Sample, own: np.ndarray) -> Sample:
+    """A source's picture with the labels of the mixture; own: the mixture's label for each of the source's."""
+    return dataclasses.replace(
+        sample,
+        labels=own[sample.labels],
+        vocabulary=np.unique(own if sample.vocabulary is None else own[sample.vocabulary]),
+        ambiguous=None if sample.ambiguous is None else own[sample.ambiguous],
+    )
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace("_", " ").strip()
 
 
 def open_batches(
-    data: Sequence[str], batch_size: int, seed: int = 0, short_side: int = 192, balance: float = 0.0
-) -> EmojiBatches | DatasetBatches | MixedBatches:
-    """data: "emoji" (scenes made on the fly) or anything `open_dataset` takes, each with =SHARE where there are
-    several.
+    data: Sequence[str],
+    batch_size: int,
+    seed: int = 0,
+    short_side: int = 192,
+    balance: float = 0.0,
+    short_sides: Sequence[int] = (0,),
+    parts: int = 1,
+) -> Source | MixedBatches:
+    """Where a training's pictures come from.
 
-    balance (0..1): the share of draws that take every category with the same chance; the others follow the data's long
-    tail.
+    Args:
+        data: "emoji" (scenes made on the fly), "cutouts:FOLDER" (scenes of the cut-outs in a folder, before pieces of
+            the photographs of the mixture's sets) or anything `open_dataset` takes, each with =SHARE where there are
+            several.
+        short_side: px of the shorter side of a batch's pictures. short_sides: drawn anew for every step instead, where
+            0 stands for `short_side`. parts: batches of one step, which share its short side.
+        balance: 0..1, the share of draws that take every category with the same chance; the others follow the data's
+            long tail. Cut-outs are always balanced.
     """
     if (
         not isinstance(batch_size, int)
@@ -169,18 +222,27 @@ def open_batches(
         or not 0 <= balance <= 1
     ):
         raise ValueError(f"expected batch_size of at least 1 and balance in 0..1, got {batch_size!r} and {balance!r}")
-    sources, shares = [], []
+    names, shares = [], []
     for entry in data:
         name, separator, share = entry.rpartition("=")
         name, share = (name, share) if separator else (entry, "1")
+        names.append(name)
         try:
             shares.append(float(share))
         except ValueError:
             raise ValueError(f"--data {entry}: expected NAME or NAME=SHARE with a number, got {share!r}") from None
-        emoji = name == "emoji"
-        sources.append(
-            EmojiBatches(batch_size, seed, balance, short_side=short_side)
-            if emoji
-            else DatasetBatches(open_dataset(name), batch_size, seed, short_side, balance)
-        )
-    return sources[0] if len(sources) == 1 else MixedBatches(sources, shares, seed)
+    sets = {name: open_dataset(name) for name in names if name != "emoji" and not name.startswith(CUTOUTS)}
+    behind = Backgrounds.of(list(sets.values())) if sets else None
+    sources: list[Source] = []
+    for name in names:
+        if name == "emoji":
+            sources.append(EmojiBatches(batch_size, seed, balance, short_side=short_side))
+        elif name in sets:
+            sources.append(DatasetBatches(sets[name], batch_size, seed, short_side, balance))
+        else:
+            library = Library.open(name.removeprefix(CUTOUTS))
+            sources.append(CutoutBatches(library, batch_size, behind, seed, short_side))
+    sides = [side or short_side for side in short_sides]
+    if len(sources) == 1 and sides == [short_side]:
+        return sources[0]
+    return MixedBatches(sources, shares, seed, sides, parts)

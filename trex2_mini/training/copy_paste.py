@@ -11,7 +11,6 @@ import dataclasses
 
 import numpy as np
 from PIL import Image
-from pycocotools import mask as coco_mask
 
 from trex2_mini.datasets.sample import Sample
 
@@ -20,28 +19,6 @@ MOST, LARGEST, COVERED = (
     0.4,
     0.6,
 )  # copies; share of the picture's shorter side; share of an object's box that may be hidden
-
-
-def cut_out(image: np.ndarray, annotation: dict) -> Image.Image | None:
-    """The object of a COCO annotation as RGBA, cut at its box; None where it has no polygons or is under 12 pixels wide
-    or high.
-
-    image: uint8 [H, W, 3]. Raises ValueError: the polygons are none.
-    """
-    polygons = annotation.get("segmentation")
-    if not isinstance(polygons, list) or not polygons or annotation.get("iscrowd", 0):
-        return None
-    try:
-        mask = coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(polygons, *image.shape[:2]))).astype(bool)
-    except Exception as error:  # pycocotools raises bare exceptions
-        raise ValueError(
-            f"annotation {annotation.get('id')}: its segmentation is no list of polygons: {error}"
-        ) from error
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    if min(len(rows), len(columns)) < 12:
-        return None
-    window = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    return Image.fromarray(np.dstack([image, np.where(mask, 255, 0).astype(np.uint8)])[window])
 
 
 def paste(sample: Sample, objects: list[tuple[Image.Image, int]], rng: np.random.Generator) -> Sample:

@@ -146,7 +146,15 @@ def iteration_losses(
             losses[f"{kind}/token"] = config.loss_token * told * share
     if config.loss_align and "visual" in prompted:
         column = torch.tensor([asked.index(c) for own in categories for c in own], device=device)
-        aligned = alignment_loss(prompted["visual"].prompts[0], prompted["text"].prompts[0], column)
+        counts = torch.tensor(
+            [
+                [name == c or s.ambiguous is None or name not in s.ambiguous for name in asked]
+                for s, own in zip(samples, categories, strict=True)
+                for c in own
+            ],
+            device=device,
+        )
+        aligned = alignment_loss(prompted["visual"].prompts[0], prompted["text"].prompts[0], column, counts)
         losses["align"] = config.loss_align * aligned * own[1] / whole[1]
     return losses
 
@@ -175,8 +183,8 @@ def batch_parts(config: TrainConfig) -> int:
     processes = process()[1]
     if config.parts < 1 or config.batch_size < 1 or config.batch_size % math.lcm(config.parts, processes):
         raise ValueError(
-            f"a batch of {config.batch_size} pictures cannot be divided into parts = {config.parts} on {processes} processes; "
-            "choose a batch_size that is a multiple of both"
+            f"a batch of {config.batch_size} pictures cannot be divided into parts = {config.parts} on {processes}"
+            " processes; choose a batch_size that is a multiple of both"
         )
     return math.lcm(config.parts, processes)
 

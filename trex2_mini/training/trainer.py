@@ -107,6 +107,8 @@ class Trainer:
                 self.iteration, broadcast_buffers=False, find_unused_parameters=True
             )
         self.optimizer = make_optimizer(self.model, config.train)
+        self.average: dict[str, Tensor] = {}  # of the weights, if config.train.ema; else empty
+        self._restart_average()
         self.step = 0
         self.run.mkdir(parents=True, exist_ok=True)
 
@@ -114,12 +116,18 @@ class Trainer:
     def state_path(self) -> Path:
         return self.run / "state.safetensors"
 
+    def _restart_average(self) -> None:
+        if self.config.train.ema:
+            own = self.model.named_parameters()
+            self.average = {name: value.detach().clone() for name, value in own if value.requires_grad}
+
     def save(self) -> None:
         """Write the resumable state, whole or not at all."""
         tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
         for name, parameter in self.model.named_parameters():
             for key, value in self.optimizer.state.get(parameter, {}).items():
                 tensors[f"optimizer.{key}.{name}"] = torch.as_tensor(value)
+        tensors |= {f"average.{name}": value for name, value in self.average.items()}
         write_tensors(self.state_path, tensors, {"step": str(self.step), "config": self.config.to_json()})
 
     def resume(self) -> None:
@@ -131,7 +139,8 @@ class Trainer:
             raise CheckpointError(f"{self.state_path} is not a training state; expected one that Trainer.save wrote")
         if Config.from_json(metadata["config"], str(self.state_path)).model != self.config.model:
             raise CheckpointError(
-                f"{self.state_path} is a run of another model; go on with its own configuration: --config {self.run / 'config.json'}"
+                f"{self.state_path} is a run of another model; go on with its own configuration: --config"
+                f" {self.run / 'config.json'}"
             )
         load_weights(
             self.model,
@@ -145,6 +154,9 @@ class Trainer:
                     k.split(".", 2)[1]: torch.empty_like(parameter).copy_(tensors[k]) if tensors[k].ndim else tensors[k]
                     for k in keys
                 }
+        self._restart_average()  # from the weights, where the state was saved without an average
+        for name, value in self.average.items():
+            value.copy_(tensors.get(f"average.{name}", value))
         self.step = int(metadata["step"])
 
     def start_from(self, source: str | Path) -> None:
@@ -157,9 +169,11 @@ class Trainer:
         )  # these decide no shape
         if model_config != self.config.model:
             raise CheckpointError(
-                f"{path} is another model than {self.config.name!r}; train with its own --config {path.parent / 'config.json'}"
+                f"{path} is another model than {self.config.name!r}; train with its own --config"
+                f" {path.parent / 'config.json'}"
             )
         self.model.load_state_dict(model.state_dict())
+        self._restart_average()
 
     def train(self, save_every: int = 250, progress: bool = True, workers: int = 1) -> None:
         """Run until `config.train.steps`; logs every 20 steps, saves every `save_every` and at the end (the first
@@ -228,7 +242,7 @@ class Trainer:
             if first and (self.step % save_every == 0 or self.step == train.steps):
                 self.save()
         if first:
-            save_model(self.run, self.model, self.config)
+            save_model(self.run, self.model, self.config, self.average)
 
     def _update(self, parts: dict[int, list[Sample]]) -> dict[str, float]:
         """One optimizer step; parts: those of this process, by number. Returns what they add to the losses."""
@@ -241,9 +255,14 @@ class Trainer:
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), train.clip_norm)
         if not torch.isfinite(norm):
             raise FloatingPointError(
-                f"the gradient is not finite at step {self.step}; the last saved state is {self.state_path}; lower the learning rate"
+                f"the gradient is not finite at step {self.step}; the last saved state is {self.state_path}; lower the"
+                " learning rate"
             )
         self.optimizer.step()
+        if self.average:
+            kept = min(train.ema, (1 + self.step) / (10 + self.step))  # a short memory at first, while much changes
+            own = dict(self.model.named_parameters())
+            torch._foreach_lerp_(list(self.average.values()), [own[name].detach() for name in self.average], 1 - kept)
         return losses
 
     def _backward(self, parts: dict[int, list[Sample]]) -> dict[str, float]:

@@ -47,8 +47,9 @@ class SharedDetector(
             if isinstance(error, CheckpointError) or Path(pretrained_model_name_or_path).is_dir():
                 raise  # of a folder: what is wrong with its files
             raise CheckpointError(
-                f"{str(pretrained_model_name_or_path)!r} is no folder here and could not be had from the Hugging Face Hub "
-                f"({type(error).__name__}: {error}). Check the name, the network and, for a private one, `hf auth login`"
+                f"{str(pretrained_model_name_or_path)!r} is no folder here and could not be had from the Hugging Face"
+                f" Hub ({type(error).__name__}: {error}). Check the name, the network and, for a private one, `hf auth"
+                " login`"
             ) from error
 
     @classmethod
@@ -93,6 +94,6 @@ class SharedDetector(
             return super().push_to_hub(repo_id, private=private, **options)
         except Exception as error:  # huggingface_hub and its HTTP client raise many kinds
             raise ValueError(
-                f"{repo_id!r} could not be written on the Hugging Face Hub ({type(error).__name__}: {error}). Check the network and "
-                "`hf auth login`; save_pretrained(folder) needs neither"
+                f"{repo_id!r} could not be written on the Hugging Face Hub ({type(error).__name__}: {error}). Check the"
+                " network and `hf auth login`; save_pretrained(folder) needs neither"
             ) from error

@@ -98,13 +98,15 @@ def export_onnx(detector: Detector, folder: str | Path, height: int, width: int,
             kinds = torch.zeros(1, 3, 2, dtype=torch.bool)
             free = {1: categories, 2: prompts}
             programs = {
-                "encoder": (Encode(model, features), (torch.zeros(1, 3, height, width),), ["image"], ["tokens"], (None,)),
+                "encoder": (Encode(model, features), (torch.zeros(1, 3, height, width),), ["image"], ["tokens"],
+                    (None,)),
                 "prompt": (
                     Prompt(model, features), (tokens, coords, kinds, ~kinds), ["tokens", "coords", "is_point", "mask"],
                     ["visual"], (None, free, free, free),
                 ),
                 "decoder": (
-                    Decode(model, features), (tokens, torch.randn(1, 3, dim)), ["tokens", "prompts"], ["logits", "boxes"],
+                    Decode(model, features), (tokens, torch.randn(1, 3, dim)), ["tokens", "prompts"],
+                    ["logits", "boxes"],
                     (None, {1: categories}),
                 ),
             }  # fmt: skip

@@ -177,8 +177,10 @@ def distil_checkpoint(source: str | Path, out: str | Path, steps: int = 1000) ->
     with torch.no_grad():
         kept = F.cosine_similarity(encoder(known), vectors).mean()
         result = {
-            "source": str(source), "words": len(names), "steps": steps, "cosine_aside": round(aside, 3), "cosine_known": round(float(kept), 4),
-            "synonyms_found": synonyms_found(), "synonyms_found_before": before, "seconds": round(time.perf_counter() - began),
+            "source": str(source), "words": len(names), "steps": steps, "cosine_aside": round(aside, 3),
+            "cosine_known": round(float(kept), 4),
+            "synonyms_found": synonyms_found(), "synonyms_found_before": before,
+            "seconds": round(time.perf_counter() - began),
         }  # fmt: skip
     out = Path(out)
     save_model(out, model, config)

@@ -68,7 +68,8 @@ _RULES = [  # their name -> ours; the first that fits counts
     (_ENCODER + r"self_attn_layer_norm\." + _PARAMETER, r"image_encoder.layers.\1.norm.\2"),
     (_ENCODER + r"(?:mlp\.)?fc([12])\." + _PARAMETER, r"image_encoder.layers.\1.ffn.linear\2.\3"),
     (_ENCODER + r"final_layer_norm\." + _PARAMETER, r"image_encoder.layers.\1.ffn.norm.\2"),
-    (_DECODER + r"self_attn\.(?:(q|k|v)_proj|(q)uery|(k)ey|(v)alue)\." + _PARAMETER, r"box_decoder.layers.\1.self_attention.in_proj_\6#\2\3\4\5"),
+    (_DECODER + r"self_attn\.(?:(q|k|v)_proj|(q)uery|(k)ey|(v)alue)\." + _PARAMETER,
+        r"box_decoder.layers.\1.self_attention.in_proj_\6#\2\3\4\5"),
     (_DECODER + r"self_attn\.(?:o_proj|out_proj)\." + _PARAMETER, r"box_decoder.layers.\1.self_attention.out_proj.\2"),
     (_DECODER + r"self_attn_layer_norm\." + _PARAMETER, r"box_decoder.layers.\1.self_norm.\2"),
     (_DECODER + r"encoder_attn\." + _ATTENTION, r"box_decoder.layers.\1.cross_attention.\2.\3"),
@@ -84,7 +85,8 @@ _RULES = [  # their name -> ours; the first that fits counts
     (r"model\.query_position_embeddings\.weight$", "box_decoder.content.weight"),
     # newocean-group/T-Rex2
     (_OCEAN_SWIN + r"(patch_embed\.(?:proj|norm)\.(?:weight|bias))$", _BACKBONE + r"\1"),
-    (_OCEAN_SWIN + r"layers\.(\d+)\.(blocks\.\d+\.(?:norm[12]|attn\.qkv|attn\.proj|mlp\.fc[12])\.(?:weight|bias))$", _BACKBONE + r"layers_\1.\2"),
+    (_OCEAN_SWIN + r"layers\.(\d+)\.(blocks\.\d+\.(?:norm[12]|attn\.qkv|attn\.proj|mlp\.fc[12])\.(?:weight|bias))$",
+        _BACKBONE + r"layers_\1.\2"),
     (_OCEAN_SWIN + r"layers\.(\d+)\.(blocks\.\d+\.attn\.relative_position_bias_table)$", _BACKBONE + r"layers_\1.\2"),
     (_OCEAN_SWIN + r"layers\.(\d+)\.downsample\.(norm\.weight|norm\.bias|reduction\.weight)$", r"DOWN \1 \2"),
     (r"image_encoder\.input_proj\.(\d+)\.([01])\." + _PARAMETER, r"image_encoder.projections.\1.\2.\3"),
@@ -93,7 +95,8 @@ _RULES = [  # their name -> ours; the first that fits counts
     (_OCEAN_ENCODER + r"norm1\." + _PARAMETER, r"image_encoder.layers.\1.norm.\2"),
     (_OCEAN_ENCODER + r"linear([12])\." + _PARAMETER, r"image_encoder.layers.\1.ffn.linear\2.\3"),
     (_OCEAN_ENCODER + r"norm2\." + _PARAMETER, r"image_encoder.layers.\1.ffn.norm.\2"),
-    (_OCEAN_LAYER + r"self_attn\.(in_proj_weight|in_proj_bias|out_proj\.weight|out_proj\.bias)$", r"\1.LAYERS.\2.self_attention.\3"),
+    (_OCEAN_LAYER + r"self_attn\.(in_proj_weight|in_proj_bias|out_proj\.weight|out_proj\.bias)$",
+        r"\1.LAYERS.\2.self_attention.\3"),
     (_OCEAN_LAYER + r"cross_attn\." + _ATTENTION, r"\1.LAYERS.\2.cross_attention.\3.\4"),
     (_OCEAN_LAYER + r"norm1\." + _PARAMETER, r"\1.LAYERS.\2.cross_norm.\3"),
     (_OCEAN_LAYER + r"norm2\." + _PARAMETER, r"\1.LAYERS.\2.self_norm.\3"),
@@ -171,8 +174,9 @@ def open_detector(source: str) -> dict[str, Tensor]:
         return read_tensors(Path(source))[0]
     if source.endswith((".pth", ".pt", ".bin", ".ckpt")):
         raise ValueError(
-            f"{source}: expected safetensors; a torch archive is a pickle, which can run code, and is not read here. Where you trust it, the head of "
-            "trex2_mini/weights/warm_start.py has the two lines that write it as safetensors"
+            f"{source}: expected safetensors; a torch archive is a pickle, which can run code, and is not read here."
+            " Where you trust it, the head of trex2_mini/weights/warm_start.py has the two lines that write it as"
+            " safetensors"
         )
     try:
         import transformers
@@ -188,9 +192,9 @@ def open_detector(source: str) -> dict[str, Tensor]:
             model, found = kinds[kind].from_pretrained(source, use_safetensors=True, output_loading_info=True)
     except Exception as error:  # transformers and the Hub's client raise many kinds
         raise ValueError(
-            f"the weights {source!r} could not be read ({type(error).__name__}: {str(error).splitlines()[0]}). Expected a folder with config.json "
-            "and *.safetensors, or owner/name on the Hugging Face Hub; on a machine with a network: "
-            f"hf download {source} --include '*.json' '*.safetensors'"
+            f"the weights {source!r} could not be read ({type(error).__name__}: {str(error).splitlines()[0]}). Expected"
+            " a folder with config.json and *.safetensors, or owner/name on the Hugging Face Hub; on a machine with a"
+            f" network: hf download {source} --include '*.json' '*.safetensors'"
         ) from error
     if kind not in kinds:
         raise ValueError(f"expected one of {sorted(kinds)}, but {source!r} is a {kind!r}")
@@ -258,8 +262,9 @@ def warm_start(model: TRex2, tensors: dict[str, Tensor]) -> WarmStart:
         _take(ours, names, torch.cat([three[p][1] for p in "qkv"]), own, found, report)
     if not any(name.startswith("image_encoder.layers.") for name in found):
         raise ValueError(
-            "expected the state dict of transformers' DeformableDetrForObjectDetection or GroundingDinoForObjectDetection, or newocean-group's "
-            f"TRex2, with this model's dim and heads; not one encoder tensor of {len(tensors)} fits (first names: {list(tensors)[:3]})"
+            "expected the state dict of transformers' DeformableDetrForObjectDetection or"
+            " GroundingDinoForObjectDetection, or newocean-group's TRex2, with this model's dim and heads; not one"
+            f" encoder tensor of {len(tensors)} fits (first names: {list(tensors)[:3]})"
         )
     model.load_state_dict(found, strict=False)
     report.taken, report.new = sorted(found), sorted(set(own) - set(found))

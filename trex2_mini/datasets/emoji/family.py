@@ -105,7 +105,8 @@ def table(sets: dict[str, dict]) -> str:
     for name, s in sets.items():
         categories = f"{s['categories']} ({s['novel']})"
         lines.append(
-            f"| {name} | {s['images']:,} | {s['annotations']:,} | {categories} | {s['boxes_an_image']} | {s['median_side']} |"
+            f"| {name} | {s['images']:,} | {s['annotations']:,} | {categories} | {s['boxes_an_image']} |"
+            f" {s['median_side']} |"
         )
     return "\n".join(lines)
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from trex2_mini.datasets.emoji.worlds import WorldGenerator, world_catalogue
 from trex2_mini.datasets.sample import Sample
-from trex2_mini.datasets.scenes.catalogue import EmojiCategory, load_catalogue
+from trex2_mini.datasets.scenes.catalogue import EmojiCategory, icon_pyramid, load_catalogue
 from trex2_mini.datasets.scenes.generator import SceneConfig, SceneGenerator, turned
 from trex2_mini.datasets.scenes.painting import tight_box
 
@@ -18,7 +18,9 @@ FRAMES = 20  # of a clip
 
 @dataclass
 class Picture:
-    """A picture of a set: its objects, what its entry in "images" says besides, and what each of its annotations does."""
+    """A picture of a set: its objects, what its entry in "images" says besides, and what each of its
+    annotations does.
+    """
 
     sample: Sample
     file_name: str
@@ -103,7 +105,7 @@ def clip(seed: int, index: int, held: list[int]) -> list[Picture]:
         pixels, owner = ground.copy(), np.full((height, width), -1)
         whole = []
         for i in range(count):
-            patch = turned(keys[i], side[i] * growth[i] ** time, angle[i] + turn[i] * time, flip[i])
+            patch = turned(icon_pyramid(keys[i]), side[i] * growth[i] ** time, angle[i] + turn[i] * time, flip[i])
             x, y = centre[i] + (goal[i] - centre[i]) * time + bow[i] * np.sin(np.pi * time)
             left, top = round(x - patch.shape[1] / 2), round(y - patch.shape[0] / 2)
             whole.append(np.count_nonzero(patch[..., 3] > 127.5))

@@ -51,12 +51,14 @@ WORLDS = {
     "lineart": World(
         "dark lines on paper, from another emoji font",
         "cat, elephant, house, bicycle, umbrella, tree, camel, guitar, teapot, castle, car, owl, key, tropical fish",
-        "noto", FLAT | {"min_visible": 0.95}, touching=0.0, ground=styles.paper, ink=styles.one_colour((0, 0, 0), (60, 60, 90)),
+        "noto", FLAT | {"min_visible": 0.95}, touching=0.0, ground=styles.paper,
+        ink=styles.one_colour((0, 0, 0), (60, 60, 90)),
     ),
     "pictograms": World(
         "white pictograms on the plates of signs",
         "bus, airplane=plane, restaurant=utensils, ladies=person-dress, bicycle, ambulance=truck-medical, "
-        "swimming=person-swimming, wheelchair, telephone=phone, baby, skiing=person-skiing, recycling=recycle, taxi, toilet, suitcase",
+        "swimming=person-swimming, wheelchair, telephone=phone, baby, skiing=person-skiing, recycling=recycle, taxi, "
+        "toilet, suitcase",
         "awesome", {"side": (12.0, 48.0), "tilt": 8.0, "any_angle": 0.0, "flip": 0.0}, ink=styles.plate,
     ),
     "interface": World(
@@ -68,57 +70,72 @@ WORLDS = {
     ),
     "blackboard": World(
         "thin chalk drawings",
-        "cat=cat-light, dog=dog-light, fish=fish-light, flower=flower-light, tree=tree-light, bird=bird-light, rocket=rocket-light, "
-        "house=house-light, sun=sun-light, cloud=cloud-light, paper plane=paper-plane-light, train=train-light, car=car-light, star=star-light",
+        "cat=cat-light, dog=dog-light, fish=fish-light, flower=flower-light, tree=tree-light, bird=bird-light, "
+        "rocket=rocket-light, "
+        "house=house-light, sun=sun-light, cloud=cloud-light, paper plane=paper-plane-light, train=train-light, "
+        "car=car-light, star=star-light",
         "phosphor", FLAT | {"noise": 0.5, "side": (20.0, 72.0), "min_visible": 0.95},
         touching=0.0, ground=styles.board, ink=styles.one_colour((190, 190, 170), (255, 255, 255)),
     ),
     "documents": World(
         "small icons among the words and tables of printed pages",
-        "scissors=scissors-fill, pencil=pencil-fill, t-shirt=t-shirt-fill, suitcase=suitcase-fill, microscope=microscope-fill, "
-        "stethoscope=stethoscope-fill, globe=globe-fill, newspaper=newspaper-fill, calculator=calculator-fill, bar chart=bar-chart-2-fill, "
+        "scissors=scissors-fill, pencil=pencil-fill, t-shirt=t-shirt-fill, suitcase=suitcase-fill, "
+        "microscope=microscope-fill, "
+        "stethoscope=stethoscope-fill, globe=globe-fill, newspaper=newspaper-fill, calculator=calculator-fill, "
+        "bar chart=bar-chart-2-fill, "
         "pie chart=pie-chart-fill, scales=scales-fill, bank=bank-fill, umbrella=umbrella-fill",
-        "remix", FLAT | UPRIGHT | {"side": (12.0, 44.0), "noise": 0.3}, touching=0.0, ground=styles.page, ink=styles.one_colour((0,) * 3, (120,) * 3),
+        "remix", FLAT | UPRIGHT | {"side": (12.0, 44.0), "noise": 0.3}, touching=0.0, ground=styles.page,
+        ink=styles.one_colour((0,) * 3, (120,) * 3),
     ),
     "night": World(
         "streets and gardens in the dark",
-        "car, taxi, bus, motorcycle, traffic light, cat, owl, bat, fox, police car, house, bicycle, raccoon, suitcase", look=styles.night,
+        "car, taxi, bus, motorcycle, traffic light, cat, owl, bat, fox, police car, house, bicycle, raccoon, suitcase",
+        look=styles.night,
     ),
     "aerial": World(
         "tiny, dense, turned any way",
-        "car, bus, truck=delivery truck, tractor, plane=airplane, sailboat, tent, house, tree, ship=cruise ship, cow, parasol=beach umbrella",
-        knobs={"side": (9.0, 20.0), "any_angle": 1.0, "objects": (30, 80), "repeat": 1.0, "min_box": 4, "shadow": 0.2, "clutter": 0.0},
+        "car, bus, truck=delivery truck, tractor, plane=airplane, sailboat, tent, house, tree, ship=cruise ship, "
+        "cow, parasol=beach umbrella",
+        knobs={"side": (9.0, 20.0), "any_angle": 1.0, "objects": (30, 80), "repeat": 1.0, "min_box": 4, "shadow": 0.2,
+            "clutter": 0.0},
         size=(256, 256), touching=0.0, copies=(6, 24), ground=styles.fields,
     ),
     "underwater": World(
         "tinted, hazy and soft",
-        "shark, dolphin, octopus, jellyfish, turtle, crab, lobster, tropical fish, pufferfish, killer whale=orca, goggles=diving mask, "
+        "shark, dolphin, octopus, jellyfish, turtle, crab, lobster, tropical fish, pufferfish, killer whale=orca, "
+        "goggles=diving mask, "
         "anchor, shrimp, chest=treasure chest", look=styles.water,
     ),
     "pixelart": World(
         "every pixel three wide, few colours",
-        "mushroom=red mushroom, cherries, strawberry, duck, frog, snail, cactus, star, apple, grapes, rabbit, pig, cloud",
-        knobs=UPRIGHT | {"side": (12.0, 34.0), "shadow": 0.0, "noise": 0.0, "blur": 0.0}, size=(72, 88), zoom=3, look=styles.posterize,
+        "mushroom=red mushroom, cherries, strawberry, duck, frog, snail, cactus, star, apple, grapes, rabbit, pig, "
+        "cloud",
+        knobs=UPRIGHT | {"side": (12.0, 34.0), "shadow": 0.0, "noise": 0.0, "blur": 0.0}, size=(72, 88), zoom=3,
+        look=styles.posterize,
     ),
     "thermal": World(
         "false colours by temperature",
-        "human=person, dog, cat, horse, cow, deer, fox, car, truck=delivery truck, bird, lion, elephant, camel, hippopotamus",
+        "human=person, dog, cat, horse, cow, deer, fox, car, truck=delivery truck, bird, lion, elephant, camel, "
+        "hippopotamus",
         knobs=FLAT, ground=styles.cold, ink=styles.warm, look=styles.thermal,
     ),
     "games": World(
         "upright figures in a platform game",
-        "bomb, key, crown, ghost, skull, shield, gem=gemstone, cup=trophy, coin, invader=space invader, chest=treasure chest, "
+        "bomb, key, crown, ghost, skull, shield, gem=gemstone, cup=trophy, coin, invader=space invader, "
+        "chest=treasure chest, "
         "wand=magic wand, bow=bow and arrow, wizard",
         knobs=FLAT | UPRIGHT | {"side": (16.0, 44.0), "colour": 0.0, "hue": 0.0}, touching=0.0, ground=styles.tiles,
     ),
     "stickers": World(
         "cartoons with a white border on whole photographs",
-        "pizza, doughnut=donut, hamburger, wine glass, croissant, banana, watermelon, burrito, ice cream cone, pretzel, cupcake, avocado",
+        "pizza, doughnut=donut, hamburger, wine glass, croissant, banana, watermelon, burrito, ice cream cone, "
+        "pretzel, cupcake, avocado",
         knobs={"clutter": 0.0, "side": (20.0, 96.0)}, ground=styles.photograph, ink=styles.sticker,
     ),
     "crowded": World(
         "kitchen things that cover one another, down to a fifth of each",
-        "spoon, teapot, bottle, cup, bowl, kitchen knife, wine glass, baby bottle, vase, plate=plate with cutlery, candle, basket, "
+        "spoon, teapot, bottle, cup, bowl, kitchen knife, wine glass, baby bottle, vase, plate=plate with cutlery, "
+        "candle, basket, "
         "alarm clock, light bulb",
         knobs={"objects": (12, 18), "side": (36.0, 110.0), "min_visible": 0.2, "repeat": 1.0, "truncate": 0.0},
         touching=1.0, copies=(4, 8), heaped=True,
@@ -130,8 +147,10 @@ WORLDS = {
     ),
     "silhouettes": World(
         "black shapes before an evening sky",
-        "giraffe, elephant, camel, kangaroo, eagle, palm tree, horse, deer, sailboat, airplane, bicycle, pine tree, hippopotamus, penguin",
-        knobs={"clutter": 0.0, "shadow": 0.0, "min_visible": 0.8}, touching=0.0, ground=styles.dusk, ink=styles.one_colour((0, 0, 0), (35, 20, 35)),
+        "giraffe, elephant, camel, kangaroo, eagle, palm tree, horse, deer, sailboat, airplane, bicycle, pine tree, "
+        "hippopotamus, penguin",
+        knobs={"clutter": 0.0, "shadow": 0.0, "min_visible": 0.8}, touching=0.0, ground=styles.dusk,
+        ink=styles.one_colour((0, 0, 0), (35, 20, 35)),
     ),
 }  # fmt: skip
 

@@ -61,11 +61,13 @@ class SceneConfig:
             raise ValueError(f"categories and objects are (least, most), got {self.categories} and {self.objects}")
 
 
-def turned(key: str, side: float, angle: float, flip: float = 1.0, stretch: float = 1.0) -> np.ndarray:
-    """An icon turned, scaled and flipped in one resampling.
+def turned(
+    pyramid: Sequence[Image.Image], side: float, angle: float, flip: float = 1.0, stretch: float = 1.0
+) -> np.ndarray:
+    """An object's picture turned, scaled and flipped in one resampling.
 
     Args:
-        key: of the icon, see `icon_pyramid`.
+        pyramid: the picture at full, half and quarter size, premultiplied alpha ("RGBa"); see `icon_pyramid`.
         side: its long side before it is turned, px.
         angle: radians. flip: 1, or -1 for its mirror image. stretch: its width grows by this factor, its height
             shrinks.
@@ -73,7 +75,6 @@ def turned(key: str, side: float, angle: float, flip: float = 1.0, stretch: floa
     Returns:
         float32 [h, w, 4], premultiplied alpha, 0..255.
     """
-    pyramid = icon_pyramid(key)
     scale = side / max(pyramid[0].size)
     level = 0 if scale > 0.5 else 1 if scale > 0.25 else 2
     icon = pyramid[level]
@@ -140,7 +141,8 @@ class SceneGenerator:
         height, width = size or drawn_size
         labels = self._labels(rng, categories)
         canvas = self._background(rng, height, width)
-        kept = [label for label in labels if self._add(rng, canvas, label)]
+        keys = self._keys(rng, labels)
+        kept = [label for label, key in zip(labels, keys, strict=True) if self._add(rng, canvas, key)]
         return Sample(
             image=self._finish(rng, canvas.pixels),
             boxes=np.array(canvas.boxes, dtype=np.float32).reshape(-1, 4),
@@ -154,6 +156,13 @@ class SceneGenerator:
         rng = np.random.default_rng([self.seed, index])
         rng.integers(len(SIZES))
         return self._labels(rng, categories)
+
+    def _keys(self, rng: np.random.Generator, labels: Sequence[int]) -> list[str]:
+        """Which picture shows each object; `_pyramid` makes it."""
+        return [self._codepoints[label] for label in labels]
+
+    def _pyramid(self, key: str) -> Sequence[Image.Image]:
+        return icon_pyramid(key)
 
     def _labels(self, rng: np.random.Generator, categories: Sequence[int] | None) -> list[int]:
         """The labels of the scene's objects in painting order."""
@@ -192,7 +201,7 @@ class SceneGenerator:
             pixels = add_clutter(rng, pixels, most=14)
         return Canvas(np.clip(pixels, 0, 255), self.config.min_visible, self.config.min_box)
 
-    def _add(self, rng: np.random.Generator, canvas: Canvas, label: int) -> bool:
+    def _add(self, rng: np.random.Generator, canvas: Canvas, key: str) -> bool:
         """Paint one object; False if no place was found for it. A crowded scene makes it smaller."""
         config = self.config
         low, high = config.side
@@ -200,7 +209,7 @@ class SceneGenerator:
         touching = rng.random() < self.touching
         outside = 0.25 if rng.random() < config.truncate else 0.0
         for attempt in range(4):
-            patch = self._patch(rng, label, side)
+            patch = self._patch(rng, key, side)
             ink = tight_box(patch[..., 3] > 127.5)
             if ink is None or min(ink[2] - ink[0], ink[3] - ink[1]) < config.min_box:
                 side *= 1.4  # too thin at this size
@@ -222,15 +231,15 @@ class SceneGenerator:
             corner.append(int(np.floor(rng.uniform(-outside * length, room - (1 - outside) * length + 1))))
         return corner[0], corner[1]
 
-    def _patch(self, rng: np.random.Generator, label: int, side: float) -> np.ndarray:
-        """The icon turned, scaled and flipped in one resampling: float32 [h, w, 4], premultiplied alpha, 0..255."""
+    def _patch(self, rng: np.random.Generator, key: str, side: float) -> np.ndarray:
+        """The object's picture turned, scaled and flipped in one resampling: float32 [h, w, 4], premultiplied alpha, 0..255."""
         config = self.config
         angle = np.deg2rad(
             rng.uniform(-180, 180) if rng.random() < config.any_angle else rng.uniform(-config.tilt, config.tilt)
         )
         flip = -1.0 if rng.random() < config.flip else 1.0
         stretch = np.exp(rng.uniform(-config.stretch, config.stretch) / 2)
-        return turned(self._codepoints[label], side, angle, flip, stretch)
+        return turned(self._pyramid(key), side, angle, flip, stretch)
 
     def _recolour(self, rng: np.random.Generator, patch: np.ndarray) -> np.ndarray:
         """Brightness, contrast, saturation and hue as one affine map of the (premultiplied) colours."""

@@ -1,0 +1,29 @@
+"""Suites: every set with its own examples, then mean and median."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from trex2_mini.evaluation import suite
+from trex2_mini.evaluation.suite import as_table, measure_suite
+
+
+def test_a_suite_is_the_mean_and_median_of_its_sets(monkeypatch):
+    two = {f"photo-wild-{name}/val": f"photo-wild-{name}/examples" for name in ("ships", "thermal-cheetah")}
+    monkeypatch.setattr(suite, "suites", lambda: {"photo-wild": two})
+    result = measure_suite("nano-photo", "photo-wild", examples=1, draws=1, limit=2, baselines=(), progress=False)
+    assert list(result["sets"]) == list(two)
+    for protocol in ("text", "visual-g", "mixed", "visual-i", "points", "echo", "visual-i-others", "points-others"):
+        own = result["AP"][protocol]
+        aps = [result["sets"][data][protocol]["AP"] for data in two]
+        assert own["mean"] == pytest.approx(np.mean(aps)) and own["median"] == pytest.approx(np.median(aps))
+    assert result["AP"]["echo"]["mean"] > 0 and "template-others" not in result["AP"]
+    assert [about["reference"]["name"] for about in result["about"].values()] == ["examples"] * 2
+    header, _, *rows = as_table(result).splitlines()
+    assert header == "| AP | ships | thermal-cheetah | mean | median |" and len(rows) == len(result["AP"])
+
+
+def test_an_unknown_suite_is_refused():
+    with pytest.raises(ValueError, match="unknown suite 'wild'; expected one of emoji-wild, photo-wild"):
+        measure_suite("nano-photo", "wild")

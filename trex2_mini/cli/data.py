@@ -1,0 +1,100 @@
+"""`trex2 data`: make the embedded sets, fetch parts of COCO and LVIS, check a set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from trex2_mini.cli.options import PATH, Group
+
+
+class _Sets(Group):
+    """A name that is no command is a set to get: `data coco` is `data get coco`."""
+
+    def resolve_command(self, ctx: click.Context, args: list[str]):
+        return super().resolve_command(ctx, args if args[0] in self.commands else ["get", *args])
+
+
+@click.group(cls=_Sets, no_args_is_help=False)
+def data() -> None:
+    """Make the embedded sets, fetch public ones, check a set. `trex2 data NAME` is short for `trex2 data get NAME`.
+
+    Examples:
+    trex2 data emoji
+    trex2 data coco --images 500
+    trex2 data check my/set --out statistics.png
+    """
+
+
+@data.command()
+@click.argument("name")
+@click.option("--images", type=click.IntRange(1), default=500, help="coco, lvis: how many pictures.")
+@click.option("--full", is_flag=True, help="coco, lvis: all of them.")
+@click.option("--split", type=click.Choice(["val2017", "train2017"]), default="val2017", help="coco.")
+@click.option("--ids", type=PATH, metavar="FILE", help="coco: the ids of the pictures, one a line.")
+@click.option("--seed", type=int, default=0, help="Of the choice of pictures.")
+def get(name: str, images: int | None, full: bool, split: str, ids: Path | None, seed: int) -> None:
+    """Make or fetch a set, under TREX2_DATA (default: data/ of the repository).
+
+    NAME: emoji (what the demo needs), emoji-family (all embedded sets), one of them by name; fetched: coco, lvis
+    (lvis-val), lvis-train, lvis-minival, photos.
+
+    Examples:
+    trex2 data emoji-family
+    trex2 data lvis-minival --images 500
+    """
+    from trex2_mini.datasets import download
+    from trex2_mini.datasets.emoji.family import make_family
+    from trex2_mini.datasets.emoji.sets import EMOJI_SETS
+    from trex2_mini.datasets.formats import LVIS_SETS
+    from trex2_mini.datasets.registry import open_dataset
+
+    images = None if full else images
+    name = "lvis-val" if name == "lvis" else name
+    if name == "coco":
+        chosen = [int(line) for line in ids.read_text().split()] if ids else None
+        names = [download.coco(split, images, seed, chosen)]
+    elif name in LVIS_SETS:
+        names = [download.lvis(name, images, seed)]
+    elif name == "photos":
+        names = download.photos()
+    else:
+        names = {"emoji": ["emoji-val", "emoji-reference"], "emoji-family": list(EMOJI_SETS)}.get(name, [name])
+    if name == "emoji-family":  # several sets at a time
+        make_family()
+    for own in names:
+        dataset = open_dataset(own)
+        boxes = len(dataset.coco["annotations"])
+        print(f"{own}: {len(dataset)} images, {len(dataset.names)} categories, {boxes} boxes in {dataset.images}")
+
+
+@data.command()
+@click.argument("folder", metavar="NAME|FOLDER")
+@click.option("--out", type=PATH, metavar="FILE", help="A picture of the statistics.")
+def check(folder: str, out: Path | None) -> None:
+    """What is in a set, and what is wrong with it.
+
+    Examples:
+    trex2 data check my/set
+    trex2 data check emoji-val --out statistics.png
+    """
+    from trex2_mini.datasets.registry import open_dataset
+    from trex2_mini.datasets.statistics import check_pictures, statistics
+
+    dataset = open_dataset(folder)
+    found = statistics(dataset)
+    print(f"{dataset.path}: {found['images']} images ({found['empty_images']} without objects), {found['boxes']} boxes")
+    print(f"{found['categories']} categories, by number of boxes:")
+    rows = list(found["per_category"].items())
+    for name, counts in rows if len(rows) <= 30 else [*rows[:15], *rows[-15:]]:
+        print(f"  {name:32s} {counts['boxes']:7,d} boxes on {counts['images']:6,d} images")
+    if out:
+        from trex2_mini.plots import save_statistics
+
+        save_statistics(found, out)
+        print(f"picture: {out}")
+    problems = dataset.problems + check_pictures(dataset)
+    for problem in problems[:50]:
+        print(f"problem: {problem}")
+    print(f"{len(problems)} problems" + (", the first 50 are shown" if len(problems) > 50 else ""))
