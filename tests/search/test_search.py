@@ -9,34 +9,13 @@ import re
 import numpy as np
 import pytest
 import torch
-from colours import COLOURS, Colours
-from PIL import Image
+from colours import ColourIndex, Colours, paint
 from tiny import TINY, seeded_model
 
 from trex2_mini.detector import Detector
 from trex2_mini.prompt_bank import PromptBank
 from trex2_mini.search import PhotoIndex, contact_sheet, question, search
 from trex2_mini.search.index import telling
-
-
-class ColourIndex(PhotoIndex):
-    """Keeps a picture's colours; near colours have high logits."""
-
-    def row(self, image):
-        image = self.detector.encode_batch([image])[0]
-        found = [[*c / 255, 0.5, 0.5, 0.2, 0.2] for c in np.unique(image.reshape(-1, 3), axis=0) if c.any()]
-        return torch.tensor([*found, *[[0.0] * 7] * 16][: self.shape[0]])
-
-    def _logits(self, queries, prompts):
-        return 5 - 20 * torch.cdist(queries, prompts)
-
-
-def paint(path, *names, size=(48, 64)):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image = np.zeros((*size, 3), np.uint8)
-    for place, name in enumerate(names):
-        image[8 : 8 + 6 * (place + 2), 4 + 20 * place : 20 + 20 * place] = COLOURS[name]
-    Image.fromarray(image).save(path)
 
 
 @pytest.fixture
