@@ -33,7 +33,7 @@ def test_words_and_boxes_of_the_studio_find_pictures_in_a_folder(studio):
     studio.text.value = "red"
     assert studio.finder.find()[0].path.name == "red<b>.png"
     assert "red&lt;b&gt;.png" in studio.finder.found.value
-    assert studio.finder.open() == studio.current == "red<b>.png"
+    assert studio.finder.take() == studio.current == "red<b>.png"
     assert "2 of 2 pictures" not in studio.message.value  # the canvas asks anew
 
 

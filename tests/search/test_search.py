@@ -14,8 +14,9 @@ from tiny import TINY, seeded_model
 
 from trex2_mini.detector import Detector
 from trex2_mini.prompt_bank import PromptBank
-from trex2_mini.search import PhotoIndex, contact_sheet, question, search
+from trex2_mini.search import PhotoIndex, contact_sheet, measure, question, search
 from trex2_mini.search.index import telling
+from trex2_mini.search.measure import retrieval_scores
 
 
 @pytest.fixture
@@ -184,3 +185,16 @@ def test_the_index_alone_answers_as_the_decoder_does_where_it_keeps_all_queries(
     assert kept.score == pytest.approx(decoded.score, abs=2e-3)
     assert np.abs(kept.detections.boxes[0] - decoded.detections.boxes[0]).max() < 0.1
     assert kept.detections.names == ["red", "dog"]
+
+
+def test_retrieval_scores_of_a_ranking_by_hand():
+    right = np.array([False, True, False, True, False, False])
+    scores = retrieval_scores(np.array([0.9, 0.8, 0.1, 0.7, 0.2, 0.3]), right)  # right at ranks 2 and 3
+    assert scores == {"AP": pytest.approx((1 / 2 + 2 / 3) / 2), "R@1": 0, "R@5": 1, "R@10": 1}
+
+
+def test_times_are_of_the_folder_and_of_as_many_pictures_as_are_simulated(photos, monkeypatch):
+    monkeypatch.setattr(measure, "PhotoIndex", ColourIndex)
+    times = measure.time_search(Colours(), photos, ["red", "green", "blue"], simulated=500, progress=False)
+    assert times["pictures"] == 14 and times["simulated"] == 500 and not (photos / ".trex2-search").exists()
+    assert all(times[key] > 0 for key in ("seconds_to_index", "question", "question_index_only", "index_simulated"))

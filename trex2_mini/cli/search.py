@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from trex2_mini.cli.options import PATH, checkpoint, command, write_json
+from trex2_mini.cli.options import PATH, checkpoint, command, write_json, write_result
 
 
 @command()

@@ -10,7 +10,7 @@ from trex2_mini.search import Hit, PhotoIndex, contact_sheet, search
 
 
 class SearchTab(ipywidgets.Accordion):
-    """Closed until it is wanted: a folder, how many pictures, the pages of what was found, and a way back to the canvas.
+    """Closed until wanted: a folder, how many pictures, the page of what was found, and a way back to the canvas.
 
     studio   the PromptStudio that it belongs to
     folder, top, found, chosen   ipywidgets: the folder, how many pictures, the contact sheet, a picture that was found
@@ -22,7 +22,7 @@ class SearchTab(ipywidgets.Accordion):
         self.top = ipywidgets.BoundedIntText(10, min=1, max=100, description="Pictures", layout={"width": "11em"})
         self.found, self.chosen = ipywidgets.HTML(), ipywidgets.Dropdown(description="Found")
         find = studio._button("search", "Find", "Rank the folder's pictures", lambda: self.find())
-        take = studio._button("search-open", "Open", "Open the picture in the studio", lambda: self.open())
+        take = studio._button("search-open", "Open", "Open the picture in the studio", lambda: self.take())
         rows = [[self.folder, self.top, find], [self.found], [self.chosen, take]]
         super().__init__([ipywidgets.VBox([ipywidgets.HBox(row, layout={"flex_flow": "row wrap"}) for row in rows])])
         self.layout.width = "100%"
@@ -31,7 +31,7 @@ class SearchTab(ipywidgets.Accordion):
             getattr(self, name).add_class(f"trex-studio-search-{name}")
 
     def find(self) -> list[Hit]:
-        """Index the folder where that is needed, and show its best pictures. Raises ValueError where nothing is asked."""
+        """Index what is new in the folder, and show its best pictures. Raises ValueError where nothing is asked."""
         asked = {key: own for key, own in self.studio._asked().items() if not key.startswith("negative")}
         if not asked:
             raise ValueError("nothing is asked for yet: draw a box or a point, type words, or collect a bank")
@@ -45,13 +45,14 @@ class SearchTab(ipywidgets.Accordion):
         hits = search(index, **asked, top=self.top.value, score_threshold=self.studio.threshold.value)
         self.found.value = contact_sheet(hits)
         self.chosen.options = [(f"{hit.score:.2f} {hit.path.name}", str(hit.path)) for hit in hits]
+        self.chosen.index = 0 if hits else None
         left_out = (
             f", {len(index.unreadable)} unreadable: {', '.join(list(index.unreadable)[:3])}" if index.unreadable else ""
         )
         self.studio.say(f"{len(hits)} of {counts['pictures']} pictures ({counts['new']} newly indexed{left_out})")
         return hits
 
-    def open(self) -> str:
+    def take(self) -> str:
         """The chosen picture in the studio; returns its name there. Raises ValueError where none is chosen."""
         if self.chosen.value is None:
             raise ValueError("no picture was found yet: press Find first")

@@ -38,8 +38,8 @@ def measure_search(
     shortlists: Sequence[int] = (10, SHORTLIST, 50),
     progress: bool = True,
 ) -> dict:
-    """Picture retrieval on a set, {"text" | "visual" | "both": {"index" | "shortlist" | "everything" | "random": scores,
-    "kept": {length of the shortlist: share of everything's first 10 that it holds}}} and what it was measured on.
+    """Picture retrieval: {"text" | "visual" | "both": {"index" | "shortlist" | "everything" | "random": scores,
+    "kept": {length of a shortlist: share of everything's first 10 that it holds}}}, and what it was measured on.
 
     pictures, questions  so many are drawn by the seed; None: all. A question needs two pictures: one for its example.
     index, shortlist, everything  the index alone ranks; the detector ranks the first SHORTLIST of it; or all pictures

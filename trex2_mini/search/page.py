@@ -13,19 +13,21 @@ from trex2_mini.images import load_image
 from trex2_mini.search.rank import Hit
 
 CROPS, HEIGHT = 3, 150  # best crops of a picture; their height in pixels
-STYLE = (
-    "<style>.trex-hits{display:flex;flex-wrap:wrap;gap:12px;font:14px sans-serif}.trex-hits figure{margin:0;padding:6px;"
-    f"border:1px solid #8886}}.trex-hits img{{height:{HEIGHT}px;margin-right:4px}}</style>"
-)
+STYLE = f"""<style>
+.trex-hits {{display: flex; flex-wrap: wrap; gap: 12px; font: 14px sans-serif}}
+.trex-hits figure {{margin: 0; padding: 6px; border: 1px solid #8886}}
+.trex-hits img {{height: {HEIGHT}px; margin-right: 4px}}
+</style>"""
 
 
 def contact_sheet(hits: Sequence[Hit], title: str = "") -> str:
-    """HTML: each picture of `hits`, small, with its boxes drawn, beside the best of what was found on it, cut out with a
+    """HTML: each picture of `hits`, small, with its boxes, beside the best of what was found on it, cut out with a
     margin; below them its file name (a link to the file), the score and the names.
     """
-    figures = "".join(_figure(rank, hit) for rank, hit in enumerate(hits, 1)) or "nothing was found"
+    figures = "\n".join(_figure(rank, hit) for rank, hit in enumerate(hits, 1)) or "nothing was found"
     title = html.escape(title)
-    return f'<!doctype html><meta charset="utf-8"><title>{title}</title>{STYLE}<h3>{title}</h3><div class="trex-hits">{figures}</div>\n'
+    head = f'<!doctype html><meta charset="utf-8"><title>{title}</title>{STYLE}<h3>{title}</h3>'
+    return f'{head}<div class="trex-hits">{figures}</div>\n'
 
 
 def _figure(rank: int, hit: Hit) -> str:
@@ -46,7 +48,8 @@ def _figure(rank: int, hit: Hit) -> str:
     counts = {label: int((found.labels == place).sum()) for place, label in enumerate(found.names)}
     said = html.escape(", ".join(f"{label} {count}" for label, count in counts.items() if count))
     images = "".join(f'<img src="{_thumbnail(part)}" alt="">' for part in [picture, *crops])
-    return f'<figure>{images}<figcaption>{rank}. <a href="{link}">{name}</a> {hit.score:.2f} ({said})</figcaption></figure>'
+    caption = f'{rank}. <a href="{link}">{name}</a> {hit.score:.2f} ({said})'
+    return f"<figure>{images}<figcaption>{caption}</figcaption></figure>"
 
 
 def _thumbnail(picture: Image.Image) -> str:
