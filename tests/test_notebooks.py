@@ -17,7 +17,7 @@ from trex2_mini.paths import REPOSITORY
 
 NOTEBOOKS = sorted((REPOSITORY / "notebooks").glob("*.ipynb"))
 SOLUTIONS = sorted((REPOSITORY / "notebooks" / "solutions").glob("*.ipynb"))
-LARGEST = 400_000  # bytes of a file
+LARGEST = 1_000_000  # bytes of a file
 LONGEST_CELL, MEDIAN_CELL = 40, 10  # lines of a code cell
 COPIED_LINES = 5  # so many telling lines in a row that also stand in the package are a copy
 ABSOLUTE = re.compile(

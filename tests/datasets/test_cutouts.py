@@ -1,4 +1,6 @@
-"""Cut-outs: scenes from (seed, index) alone, tight boxes, other objects of one name, one level of names, held-out pictures, libraries."""
+"""Cut-outs: scenes from (seed, index) alone, tight boxes, other objects of one name, one level of names, held-out
+pictures, libraries.
+"""
 
 from __future__ import annotations
 
@@ -88,7 +90,9 @@ def test_scenes_follow_from_seed_and_index(folder, photographs):
 
 
 def test_boxes_are_tight(folder):
-    """On a scene without light, noise or shadow, the box of the last object (nothing covers it) ends where its ellipse does."""
+    """On a scene without light, noise or shadow, the box of the last object (nothing covers it) ends where its ellipse
+    does.
+    """
     generator = CutoutGenerator(Library.open(folder), seed=3)
     knobs = {"light": 0.0, "noise": 0.0, "blur": 0.0, "shadow": 0.0, "clutter": 0.0, "backgrounds": (0, 1, 0, 0, 0)}
     generator.config = dataclasses.replace(generator.config, **knobs)
@@ -136,7 +140,9 @@ def test_a_scene_uses_one_level_of_names(folder):
 
 
 def test_what_a_background_shows_is_unknown(folder, photographs):
-    """The photographs' left halves are cups: a piece that shows some of it makes "cup" unknown, unless the scene has cups."""
+    """The photographs' left halves are cups: a piece that shows some of it makes "cup" unknown, unless the scene has
+    cups.
+    """
     library, behind = Library.open(folder), Backgrounds.of([photographs])
     rng = np.random.default_rng(0)
     pieces = [behind.piece(rng, 64, 64) for _ in range(60)]

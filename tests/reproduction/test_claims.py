@@ -18,9 +18,10 @@ from trex2_mini.evaluation.protocols import evaluate
 from trex2_mini.evaluation.together import together
 from trex2_mini.reproduction import claims
 from trex2_mini.reproduction.claims import (
-    NOT_REPRODUCED,
+    CONTRADICTED,
+    HOLDS,
     NOT_TESTABLE,
-    REPRODUCED,
+    UNDECIDED,
     Finding,
     Resampled,
     compared,
@@ -122,13 +123,11 @@ def test_verdicts():
     def verdict(more, less):
         return Finding("", "", None, compared(np.array(more, float), np.array(less, float), "images"))
 
-    assert verdict([5, 5, 6], [1, 1, 2]).verdict == REPRODUCED
-    wrong = verdict([1, 1, 2], [5, 5, 6])
-    assert (wrong.verdict, wrong.remark) == (NOT_REPRODUCED, "the opposite")
-    open_ = verdict([1, 0, 2], [1, 1, 1])
-    assert (open_.verdict, open_.remark) == (NOT_REPRODUCED, "undecided: the interval holds 0")
+    assert verdict([5, 5, 6], [1, 1, 2]).verdict == HOLDS
+    assert verdict([1, 1, 2], [5, 5, 6]).verdict == CONTRADICTED
+    assert verdict([1, 0, 2], [1, 1, 1]).verdict == UNDECIDED
     nothing = Finding("", "", None, None, "no weights")
-    assert (nothing.verdict, nothing.remark, nothing.row()["difference"]) == (NOT_TESTABLE, "no weights", "")
+    assert (nothing.verdict, nothing.reason, nothing.row()["difference"]) == (NOT_TESTABLE, "no weights", "")
     assert compared(np.full(3, np.nan), np.ones(3), "images") is None
 
 
@@ -169,12 +168,12 @@ def test_every_finding_holds_in_the_paper():
     assert len({own.statement for own in rows}) == len(rows)
     known = {own.statement: own for own in rows}
     assert known["A box says more than a point (COCO)"].paper == (56.6, 54.3)
-    assert known["A box says more than a point (COCO)"].verdict == NOT_REPRODUCED  # 50 against 50
-    assert known["... and the median over sets"].verdict == REPRODUCED
-    assert all(own.remark for own in rows if own.verdict != REPRODUCED)
-    assert known["Alignment lifts text (LVIS)"].verdict == NOT_TESTABLE
+    assert known["A box says more than a point (COCO)"].verdict == UNDECIDED  # 50 against 50
+    assert known["... and the median over sets"].verdict == HOLDS
+    assert all(own.reason for own in rows if own.verdict == NOT_TESTABLE)
+    assert known["Alignment lifts text"].verdict == NOT_TESTABLE
     known = {own.statement: own for own in table(sets=4)}
-    assert known["... and the median over sets"].remark == "needs at least 5 images or sets that hold what it is about"
+    assert known["... and the median over sets"].reason == "needs at least 5 images or sets that hold what it is about"
 
 
 def test_ablations_are_compared_by_seed(tmp_path):
@@ -189,12 +188,9 @@ def test_ablations_are_compared_by_seed(tmp_path):
     runs = read_ablations(tmp_path)
     assert {own["steps"] for own in runs} == {500} and read_ablations(tmp_path / "none") == []
     known = {own.statement: own for own in table(runs)}
-    assert known["Alignment lifts text (LVIS)"].verdict == REPRODUCED
-    assert (known["Alignment lifts text (LVIS)"].ours.more, known["Alignment lifts text (LVIS)"].ours.less) == (
-        40.5,
-        20.5,
-    )
-    assert known["Training with visual prompts too helps text (LVIS)"].verdict == NOT_TESTABLE
+    assert known["Alignment lifts text"].verdict == HOLDS
+    assert (known["Alignment lifts text"].ours.more, known["Alignment lifts text"].ours.less) == (40.5, 20.5)
+    assert known["Training with visual prompts too helps text"].verdict == NOT_TESTABLE
 
 
 def test_sweep(tmp_path, data):

@@ -137,7 +137,9 @@ def test_every_step_has_one_short_side(folder):
 
 
 def test_a_federated_set_stays_one(folder):
-    """LVIS: a picture's kinds and its neg_category_ids were looked for, nothing else; crops, copies and mixtures leave it so."""
+    """LVIS: a picture's kinds and its neg_category_ids were looked for, nothing else; crops, copies and mixtures leave
+    it so.
+    """
     path = folder / "annotations.json"
     content = json.loads(path.read_text())
     for image in content["images"]:
@@ -178,7 +180,9 @@ def test_what_was_not_looked_for_carries_no_loss():
 
 
 def test_a_picture_that_no_prompt_counts_on_carries_no_loss():
-    """Cropped empty, from a source that knows none of the other picture's names: nothing is asked of it, nothing breaks."""
+    """Cropped empty, from a source that knows none of the other picture's names: nothing is asked of it, nothing
+    breaks.
+    """
     model, samples = seeded_model().train(), [squares(0), squares(1, objects=0)]
     samples[0].labels, samples[0].vocabulary = np.array([0, 1]), np.array([0, 1])
     samples[1].vocabulary = np.array([2, 3])

@@ -44,7 +44,8 @@ def detect(image, text, boxes, points, bank_path, json_path, name, checkpoint, t
 
         if boxes or points or out or not json_path:
             raise ValueError(
-                "of a folder: expected --text or --bank, and --json FILE for the result; boxes and points belong to one picture"
+                "of a folder: expected --text or --bank, and --json FILE for the result; "
+                "boxes and points belong to one picture"
             )
         counts = detect_folder(detector, image, json_path, text, bank, threshold, file_hash(path))
         print(", ".join(f"{key}: {value}" for key, value in counts.items()))

@@ -39,7 +39,7 @@ def _shared(function):
 @engine.command()
 @click.option(
     "--data", default="emoji-captions", metavar="NAME|FOLDER",
-    help="A folder with captions.json and images/, pictures with .txt files, or a folder of pictures for each category.",
+    help="A folder with captions.json and images/, pictures with .txt files, or a folder of pictures a category.",
 )  # fmt: skip
 @click.option("--score", type=float, default=0.2, help="Least score of a detection, 0..1.")
 @click.option("--similarity", type=float, default=0.8, help="Least cosine of region and phrase.")

@@ -105,7 +105,8 @@ def make_cutouts_val(
     """Write scenes of cut-outs that no training saw. The set is in COCO format; its categories say if they are `novel`.
 
     Args:
-        library: the folder of cut-outs. Trained names show held-back pictures, novel names any. Broad names are not used.
+        library: the folder of cut-outs. Trained names show held-back pictures, novel names any. Broad names are not
+        used.
         folder: new, or empty.
         photographs: lie behind the objects; take pictures that nothing is trained on. None: drawn backgrounds.
 

@@ -1,0 +1,56 @@
+"""What the notebooks share: tables, exercises, the judge, the figure of the model."""
+
+import json
+import xml.etree.ElementTree as ElementTree
+
+import numpy as np
+import pytest
+
+from trex2_mini.detector import Detections
+from trex2_mini.paths import REPOSITORY
+from trex2_mini.teaching import begin, judge, paper, respond, table, write_metrics
+from trex2_mini.teaching.architecture import HERE, MARK, architecture
+
+
+def test_tables_show_no_index_and_export():
+    shown = table(["name", "AP"], [["a", 1.5], ["b", 2.0]])
+    assert "<th>name</th>" in shown._repr_html_() and "<th>0</th>" not in shown._repr_html_()
+    assert shown.sort_values("AP", ascending=False).iloc[0]["name"] == "b"
+    assert list(paper(1, ["method", "coco_val_ap"]).columns) == ["method", "coco_val_ap"]
+
+
+@pytest.mark.parametrize("answer, said", [(None, "not answered yet"), (4, "right"), (5, "not yet: halve it")])
+def test_an_exercise_says_whether_it_is_right(answer, said, capsys):
+    respond(answer, lambda: answer == 4, "halve it")
+    assert capsys.readouterr().out.strip() == said
+
+
+def test_the_judge_gives_an_object_to_the_first_that_claims_it():
+    boxes = np.array([[0, 0, 10, 10], [1, 0, 11, 10], [20, 0, 30, 10]], np.float32)
+    truth = np.array([[0, 0, 10, 10], [20, 0, 30, 10], [50, 50, 60, 60]], np.float32)
+    right, hit = judge(boxes, truth)
+    assert right.tolist() == [True, False, True] and hit.tolist() == [True, True, False]
+    found = Detections(boxes, np.array([0.9, 0.8, 0.7]), np.array([0, 0, 1]), ["cat", "dog"])
+    right, hit = judge(found, truth, ["cat", "cat", "dog"])
+    assert right.tolist() == [True, False, False] and hit.tolist() == [True, False, False]
+    assert judge(boxes[:0], truth)[1].sum() == 0 and len(judge(boxes, truth[:0])[0]) == 3
+
+
+def test_begin_makes_the_folder_and_metrics_say_their_code(tmp_path):
+    output = begin("04_image_encoder", str(tmp_path / "new"))
+    write_metrics(output, {"AP": np.float32(0.5)})
+    written = json.loads((output / "metrics.json").read_text())
+    assert written["AP"] == 0.5 and "versions" in written
+
+
+def test_the_figure_marks_what_a_notebook_is_about():
+    ElementTree.fromstring(architecture())
+    assert MARK not in architecture() and architecture(("text", "names")).count(MARK) == 2
+    notebooks = {path.name[:2] for path in (REPOSITORY / "notebooks").glob("*.ipynb")}
+    assert set(HERE) <= notebooks and all(architecture(own) for own in HERE.values())
+    with pytest.raises(KeyError):
+        architecture(("no such part",))
+
+
+def test_the_committed_figure_is_the_generated_one():
+    assert (REPOSITORY / "data" / "architecture.svg").read_text(encoding="utf-8") == architecture()

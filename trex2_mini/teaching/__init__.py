@@ -1,0 +1,99 @@
+"""What the notebooks share, so that their cells hold only what they teach: the look of figures, tables, exercises."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import torch
+from IPython.display import SVG, display
+from matplotlib_inline.backend_inline import set_matplotlib_formats
+from torchvision.ops import box_iou
+
+from trex2_mini.detector import Detections
+from trex2_mini.evaluation.provenance import describe_code
+from trex2_mini.paths import REPOSITORY
+from trex2_mini.reproduction.paper import paper_table
+from trex2_mini.teaching.architecture import HERE, architecture
+
+
+class Table(pd.DataFrame):
+    """A DataFrame that is shown without its index."""
+
+    @property
+    def _constructor(self) -> type[Table]:
+        return Table
+
+    def _repr_html_(self) -> str:
+        return self.to_html(index=False, border=0)
+
+    def __repr__(self) -> str:
+        return self.to_string(index=False)
+
+
+def begin(name: str, output_dir: str = "", pictures: bool = True) -> Path:
+    """The folder of a notebook's output, made if missing: `output_dir`, or runs/NAME in the repository.
+
+    Shows the figure of the model with the parts marked that the notebook is about (name: begins with its number), and
+    sets the look of figures: JPEG where they show pictures, else PNG.
+    """
+    display(SVG(architecture(HERE.get(name[:2], ()))))
+    if pictures:
+        set_matplotlib_formats("jpeg", pil_kwargs={"quality": 85}, bbox_inches="tight")
+    else:
+        set_matplotlib_formats("png", bbox_inches="tight")
+    plt.rcParams.update({"figure.dpi": 100, "savefig.bbox": "tight"})
+    output = Path(output_dir).resolve() if output_dir else REPOSITORY / "runs" / name
+    output.mkdir(parents=True, exist_ok=True)
+    return output
+
+
+def table(header: Sequence[Any], rows: Sequence[Sequence[Any]]) -> Table:
+    """A table to look at, sort and export (a DataFrame)."""
+    return Table([list(row) for row in rows], columns=list(header))
+
+
+def paper(number: int, columns: Sequence[str] | None = None) -> Table:
+    """Table `number` of the paper, or some of its columns; what the paper does not give stays empty."""
+    names, rows = paper_table(number)
+    chosen = [names.index(column) for column in columns or names]
+    return table([names[i] for i in chosen], [["" if row[i] is None else row[i] for i in chosen] for row in rows])
+
+
+def respond(answer: Any, is_right: Callable[[], bool], hint: str) -> None:
+    """Say whether an exercise's answer is right; None: not answered yet."""
+    print("not answered yet" if answer is None else "right" if is_right() else f"not yet: {hint}")
+
+
+def judge(
+    found: Detections | np.ndarray, boxes: np.ndarray, names: Sequence[str] | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Which detections are right, bool [N], and which objects are found, bool [G].
+
+    A detection is right if it overlaps an object by an IoU of at least 0.5 that no better-scored one has claimed.
+
+    Args:
+        found: detections or boxes [N, 4], best score first. boxes: the objects [G, 4]; both xyxy pixels.
+        names: of the objects; given, a detection must also have its object's name.
+    """
+    found_boxes = found.boxes if isinstance(found, Detections) else np.asarray(found, np.float32).reshape(-1, 4)
+    right, hit = np.zeros(len(found_boxes), bool), np.zeros(len(boxes), bool)
+    truth = torch.as_tensor(np.asarray(boxes, np.float32).reshape(-1, 4))
+    overlap = box_iou(torch.as_tensor(found_boxes), truth).numpy()
+    for i, own in enumerate(overlap):
+        same = True if names is None else np.asarray(names) == found.names[found.labels[i]]
+        free = np.where(~hit & same, own, 0)
+        if free.size and free.max() >= 0.5:
+            right[i] = hit[free.argmax()] = True
+    return right, hit
+
+
+def write_metrics(output: Path, metrics: dict[str, Any]) -> None:
+    """metrics.json in `output`: the numbers, and with which code they were measured."""
+    text = json.dumps(metrics | describe_code(), indent=1, default=float) + "\n"
+    (output / "metrics.json").write_text(text, encoding="utf-8")
