@@ -22,6 +22,7 @@ from trex2_mini.datasets.coco import CocoDataset
 from trex2_mini.detector import Detector
 from trex2_mini.evaluation.provenance import describe_code, describe_dataset
 from trex2_mini.evaluation.trial import open_detector, opened
+from trex2_mini.model.image_encoder import ImageFeatures
 from trex2_mini.search.index import PhotoIndex
 from trex2_mini.search.rank import SHORTLIST, question, search
 
@@ -63,9 +64,7 @@ def measure_search(
             indexed[place] = (
                 detector.model.box_decoder.logits(row[None], asked.flatten(0, 1)[None], None)[0].amax(0).view(3, -1)
             )
-            features = detector.encode_batch([sample.image])
-            for kind, name in np.ndindex(3, len(labels)):
-                everything[place, kind, name] = detector.model.decode(features, asked[kind, name][None]).logits.max()
+            everything[place] = _alone(detector, detector.encode_batch([sample.image]), asked.flatten(0, 1)).view(3, -1)
         result: dict = {"bytes_a_picture": index.bytes_a_picture}
     for kind, modality in enumerate(("text", "visual", "both")):
         rankings: dict[str, list[dict]] = {"index": [], "shortlist": [], "everything": [], "random": []}
@@ -89,6 +88,16 @@ def measure_search(
         } | {"kept": {str(length): round(float(np.mean(own)), 4) for length, own in kept.items()}}
     about = {"pictures": len(samples), "questions": len(labels), "seed": seed, "shortlist": SHORTLIST}
     return result | about | weights | {"data": describe_dataset(dataset)} | describe_code()
+
+
+def _alone(detector: Detector, features: ImageFeatures, prompts: Tensor) -> Tensor:
+    """The best logit of each of `prompts` [C, D] on one picture, each asked alone: [C]. They are decoded as a batch."""
+    detector.model.decode(features, prompts[:1])  # keeps what every question needs
+    parts = [features.tokens, features.padding, features.centres, features.valid, *features.kept.values()]
+    tokens, padding, centres, valid, *kept = (part.expand(len(prompts), *part.shape[1:]) for part in parts)
+    same = dict(zip(features.kept, kept))
+    features = ImageFeatures(tokens, features.shapes, padding, centres, valid, features.sizes * len(prompts), same)
+    return detector.model.decode(features, prompts[:, None]).logits.amax((1, 2))
 
 
 def _asked(detector: Detector, name: str, sample, label: int) -> Tensor:
