@@ -13,7 +13,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 from tiny import TINY, seeded_model
 
-from trex2_mini import Detections, Detector, PromptBank, annotations
+from trex2_mini import Detections, Detector, PromptBank
 from trex2_mini.annotations import detect_folder, export, pictures_in
 from trex2_mini.checkpoint import save_model
 from trex2_mini.cli import main
@@ -126,9 +126,9 @@ def test_a_folder_goes_on_after_a_kill(detector, pictures, tmp_path, monkeypatch
             raise Killed
         return load(path)
 
-    load = annotations.load_image
+    load = detector.encode
     with monkeypatch.context() as patched:
-        patched.setattr(annotations, "load_image", loading)
+        patched.setattr(detector, "encode", loading)
         with pytest.raises(Killed):
             detect_folder(detector, pictures, out, **options)
     assert not out.exists()

@@ -114,7 +114,7 @@ class PromptBank:
             raise ValueError(
                 f"the prompt bank of {', '.join(self.names[:3])} was made by a model with other weights "
                 f"({self.weights}; this one: {weights}), and means nothing to this one; "
-                "embed the examples again with this model, load that model, or insist with allow_other_model=True "
-                "(--allow-other-model)"
+                "embed the examples again with this model, load that model, or insist "
+                "with allow_other_model=True (--allow-other-model)"
             )
         return self.embeddings

@@ -15,8 +15,9 @@ import numpy as np
 
 from trex2_mini.datasets.check import FIELDS, check_entries
 from trex2_mini.datasets.coco import CocoDataset
+from trex2_mini.datasets.pictures import Pictures
 from trex2_mini.images import LeftOut, load_image
-from trex2_mini.paths import read_json
+from trex2_mini.paths import read_json, read_text
 
 SPLITS = ("train", "val", "test")
 EXEMPLARS = 3
@@ -69,7 +70,7 @@ class CountingDataset:
 
     def __getitem__(self, index: int) -> CountingSample:
         folder, entry = self._entries[index]
-        return CountingSample(load_image(folder / entry["file_name"]), **entry)
+        return CountingSample(load_image(Pictures(folder, ()).find(entry["file_name"])), **entry)
 
 
 def _read(path: Path) -> dict:
@@ -93,7 +94,7 @@ def _fsc147(folder: Path, split: str) -> list[tuple[Path, dict]]:
     images = images if images.is_dir() else folder / "images"  # emoji-count
     boxes_of = _boxes_beside(folder / "annotations.json")
     classes = {}
-    for line in (folder / "ImageClasses_FSC147.txt").read_text(encoding="utf-8", errors="replace").splitlines():
+    for line in read_text(folder / "ImageClasses_FSC147.txt").splitlines():
         file, _, name = line.partition("\t")
         classes[file.strip()] = name.strip()
     entries = []

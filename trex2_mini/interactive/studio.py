@@ -24,6 +24,7 @@ import numpy as np
 from trex2_mini import annotations
 from trex2_mini.detector import DEFAULT_NAME, Detections, Detector
 from trex2_mini.interactive.canvas import PromptCanvas, as_proposals, data_url, undecided
+from trex2_mini.interactive.search_tab import SearchTab
 from trex2_mini.interactive.session import Session, pictures_of
 from trex2_mini.names import name_key, split_names, unique_names
 
@@ -401,6 +402,7 @@ class PromptStudio(ipywidgets.VBox):
         self.canvas.observe(self._when_user(self.answer), "prompts")
         self.canvas.observe(self._when_user(self._review), "detections")
         self.canvas.observe(self._when_user(self._save), ["categories", "active"])
+        self.finder = SearchTab(self)
         rows = [
             [self.chooser, path, button["add"], self.upload],
             [self.workflow, self.threshold, self.beta],
@@ -411,6 +413,7 @@ class PromptStudio(ipywidgets.VBox):
             [button["collect"], bank_path, button["save-bank"], button["load-bank"], official],
             [self.gallery],
             [export_path, form, button["export"], button["detect-folder"]],
+            [self.finder],
         ]
         row = partial(ipywidgets.HBox, layout={"flex_flow": "row wrap", "align_items": "center"})
         return [*map(row, rows), self.canvas, self.timing, self.message, *map(row, below)]
