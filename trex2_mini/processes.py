@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import inspect
 import os
+import signal
+import threading
 from collections.abc import Iterator
 
 import torch
@@ -50,6 +52,32 @@ def replicated(module: nn.Module) -> nn.Module:
     known = inspect.signature(DistributedDataParallel).parameters
     buffers = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # until torch 2.13
     return DistributedDataParallel(module, **{buffers: False})
+
+
+@contextlib.contextmanager
+def stop_signals() -> Iterator[list[int]]:
+    """A list that gets Ctrl-C's and SIGTERM's number when one comes, instead of an end at once; a second one ends."""
+    asked: list[int] = []
+    before = {}
+
+    def note(number: int, _: object) -> None:
+        asked.append(number)
+        signal.signal(number, before[number])
+
+    if threading.current_thread() is threading.main_thread():  # Python gives signals to no other
+        for number in (signal.SIGINT, signal.SIGTERM):
+            before[number] = signal.signal(number, note) or signal.SIG_DFL
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def leave_signals_to_parent(_: int = 0) -> None:
+    """For the processes that make pictures: they end with the one that trains."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def usable_device(device: str | torch.device) -> torch.device:

@@ -30,8 +30,7 @@ def row(
     compare: bool = True,
 ) -> dict:
     """A line of a result, see `run`. compare=False: no ratio, since the reference is of another machine, or not of the
-    same kind.
-    """
+    same kind."""
     ratio = None if other is None or not compare else value / other if unit.endswith("/s") else other / value
     return {
         "what": what, "ours": ours, "value": value, "reference": reference, "reference_value": other,
@@ -54,8 +53,7 @@ def interleaved(forms: dict[str, Callable[[], Any]], repeats: int, warm_up: bool
 
 class Peak(NamedTuple):
     """GiB of resident memory at the peak of a call: above what the process held before it, and of the whole process
-    (Python and libraries
-    take about 0.4 of it)."""
+    (Python and libraries take about 0.4 of it)."""
 
     above: float
     whole: float

@@ -1,7 +1,6 @@
 """A real photograph that is on every machine: scikit-image's `data.coins()`, 24 ancient coins from Pompeii (Brooklyn
 Museum, no known copyright restrictions), with boxes found by edges and a watershed. One picture and one category: a
-demonstration, hardly a benchmark.
-"""
+demonstration, hardly a benchmark."""
 
 from __future__ import annotations
 

@@ -109,8 +109,7 @@ class _Short(Exception):
 
 def _transfer(url: str, part: Path, mark: Path, timeout: float, progress: bool) -> None:
     """One try: append to `part` what is missing. `mark` holds the server's tag of the file that `part` is the beginning
-    of.
-    """
+    of."""
     start = part.stat().st_size if part.is_file() else 0
     headers = {"Accept-Encoding": "identity"}
     if start:
@@ -304,8 +303,8 @@ def _restricted(content: dict, chosen: set[int]) -> dict:
 
 def photos(**options) -> list[str]:
     """The 13 small sets of photographs that data/photos_manifest.json lists, from their public repositories at a fixed
-    commit, into
-    <data root>/photos: pictures scaled to at most 448 px, boxes with them. Returns their folders, for `open_dataset`.
+    commit, into <data root>/photos: pictures scaled to at most 448 px, boxes with them. Returns their folders, for
+    `open_dataset`.
 
     Raises DownloadError, and ValueError where a source is not what the manifest says.
     """
