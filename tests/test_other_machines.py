@@ -29,7 +29,10 @@ from trex2_mini.training.iteration import iteration_losses
 from trex2_mini.training.trainer import Trainer
 
 UNIX_ONLY = {"fcntl", "grp", "posix", "pty", "pwd", "resource", "termios"}
-UNIX_CALLS = r"\b(?:os\.(?:fork|get[eu]+id|uname|statvfs|getloadavg|chown|killpg|setsid|symlink|sched_\w+)|signal\.SIG(?:KILL|HUP))\b"
+UNIX_CALLS = (
+    r"\bos\.(?:fork|getuid|geteuid|uname|statvfs|getloadavg|chown|killpg|setsid|symlink|sched_\w+)\b"
+    r"|\bsignal\.SIG(?:KILL|HUP)\b"
+)
 
 
 def without_encoding(code: str) -> list[str]:
