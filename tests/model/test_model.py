@@ -73,14 +73,6 @@ def test_a_batch_of_different_sizes_is_each_image_alone(nano, kind):
     assert together.boxes.std(0).mean() > 0.01, "the images give the same boxes: no test"
 
 
-def test_select_repeats_and_reorders_images(tiny):
-    """`select` takes images out of a batch, repeats allowed."""
-    features = tiny.encode_images([picture(64, 96, 1), picture(48, 64, 2)])
-    whole, chosen = (tiny.decode(f, tiny.encode_text(NAMES)) for f in (features, features.select([1, 0, 1])))
-    close(chosen.logits, whole.logits[[1, 0, 1]])
-    assert features.select([1]).sizes == [(48, 64)] and len(features.select([1, 1])) == 2
-
-
 def visual(model: TRex2, features, *categories):
     return model.encode_visual(features, RegionPrompts.from_lists([list(categories)]))[0]
 
