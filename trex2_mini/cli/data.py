@@ -53,7 +53,7 @@ def get(name: str, images: int | None, full: bool, split: str, ids: Path | None,
     images = None if full else images
     name = "lvis-val" if name == "lvis" else name
     if name == "coco":
-        chosen = [int(line) for line in ids.read_text().split()] if ids else None
+        chosen = [int(line) for line in ids.read_text(encoding="utf-8").split()] if ids else None
         names = [download.coco(split, images, seed, chosen)]
     elif name in LVIS_SETS:
         names = [download.lvis(name, images, seed)]
@@ -114,11 +114,12 @@ def cutouts_val(library: Path, photographs: str | None) -> None:
 @data.command()
 @click.argument("folder", metavar="NAME|FOLDER")
 @click.option("--out", type=PATH, metavar="FILE", help="A picture of the statistics.")
-def check(folder: str, out: Path | None) -> None:
+@click.option("--decode", is_flag=True, help="Read every picture's pixels too: finds files that are cut short.")
+def check(folder: str, out: Path | None, decode: bool) -> None:
     """What is in a set, and what is wrong with it.
 
     Examples:
-    trex2 data check my/set
+    trex2 data check my/set --decode
     trex2 data check emoji-val --out statistics.png
     """
     from trex2_mini.datasets.registry import open_dataset
@@ -136,7 +137,26 @@ def check(folder: str, out: Path | None) -> None:
 
         save_statistics(found, out)
         print(f"picture: {out}")
-    problems = dataset.problems + check_pictures(dataset)
+    problems = dataset.problems + check_pictures(dataset, decode=decode)
     for problem in problems[:50]:
         print(f"problem: {problem}")
     print(f"{len(problems)} problems" + (", the first 50 are shown" if len(problems) > 50 else ""))
+
+
+@data.command()
+@click.argument("source", metavar="IN")
+@click.argument("out", metavar="OUT", type=PATH)
+@click.option("--to", type=click.Choice(["coco", "yolo", "voc"]), default="coco", help="The format to write.")
+def convert(source: str, out: Path, to: str) -> None:
+    """Write a set of any format that we read, a name, folder or JSON file, in another, with its pictures.
+
+    Examples:
+    trex2 data convert my/label-studio.json my/set --to coco
+    trex2 data convert emoji-val my/yolo --to yolo
+    """
+    from trex2_mini.annotations import convert
+    from trex2_mini.datasets.registry import open_dataset
+
+    path, counts = convert(open_dataset(source), out, to)
+    print(", ".join(f"{key.replace('_', ' ')}: {value}" for key, value in counts.items()))
+    print(f"{to}: {path}")
