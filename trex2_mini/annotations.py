@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any, TextIO
 from xml.etree import ElementTree
 
 import numpy as np
+from filelock import FileLock, Timeout
 from PIL import Image
 from tqdm import tqdm
 
@@ -28,14 +30,16 @@ FORMATS = ("coco", "yolo", "voc")
 Found = Mapping[str, tuple[int, int, Detections]]  # file name of a picture -> (height, width, what is on it)
 
 
-def export(folder: str | Path, found: Found, format: str = "coco", pictures: str | Path | None = None) -> Path:
+def export(
+    folder: str | Path, found: Found, format: str = "coco", pictures: str | Path | Mapping[str, Path] | None = None
+) -> Path:
     """Write what was found on some pictures as an annotated set.
 
     Args:
         folder: made if missing. coco: annotations.json; yolo: data.yaml and labels/*.txt; voc: Annotations/*.xml.
         found: {file name: (height, width, detections)}; COCO keeps the scores, the other two have no place for them.
-        pictures: the folder with the pictures. Given, they are linked (where that cannot be done, copied) into the set,
-            so that it is complete.
+        pictures: the folder with the pictures, or {file name: where it is}. Given, they are linked (where that cannot
+            be done, copied) into the set, so that it is complete.
 
     Returns:
         The file, or for voc the folder, that readers want.
@@ -54,12 +58,12 @@ def export(folder: str | Path, found: Found, format: str = "coco", pictures: str
         twice = sorted({stem for stem in stems if stems.count(stem) > 1})
         raise ValueError(f"{format} has one label file a name: rename the pictures that share {twice}")
     folder = Path(folder)
-    names = list(dict.fromkeys(name for _, _, d in found.values() for name in d.names))
+    names = names_of(found)
     if pictures is not None:
         place = folder / {"coco": "images", "yolo": "images", "voc": "JPEGImages"}[format]
         place.mkdir(parents=True, exist_ok=True)
         for name in found:
-            bring(Path(pictures) / name, place / name)
+            bring(pictures[name] if isinstance(pictures, Mapping) else Path(pictures) / name, place / name)
     return {"coco": _coco, "yolo": _yolo, "voc": _voc}[format](folder, found, names)
 
 
@@ -140,13 +144,111 @@ def bring(source: Path, target: Path) -> None:
         target.write_bytes(source.read_bytes())
 
 
-def pictures_in(folder: Path) -> list[Path]:
-    """The pictures of a folder (not of those inside it), by name. Raises ValueError where there is none."""
+def pictures_in(folder: Path, recursive: bool = False) -> list[Path]:
+    """The pictures of a folder, by name; recursive: of those inside it too. Raises ValueError where there is none."""
     known = {ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN}
-    found = sorted(path for path in folder.iterdir() if path.suffix.lower() in known and path.is_file())
+    paths = folder.rglob("*") if recursive else folder.iterdir()
+    found = sorted(path for path in paths if path.suffix.lower() in known and path.is_file())
     if not found:
-        raise ValueError(f"{folder} holds no picture; expected files such as .jpg or .png")
+        deeper = "" if recursive else " (those of its folders count with --recursive)"
+        raise ValueError(f"{folder} holds no picture; expected files such as .jpg or .png{deeper}")
     return found
+
+
+def detect_pictures(
+    detect: Callable[[np.ndarray], Detections],
+    pictures: Iterable[tuple[str, Any]],
+    total: int,
+    partial: Path | None = None,
+    asked: dict | None = None,
+    progress: bool = True,
+    most_unreadable: int | None = None,
+) -> tuple[dict[str, tuple[int, int, Detections]], dict[str, int]]:
+    """Detect on each of several pictures; those that cannot be read are left out and warned of by name.
+
+    Args:
+        detect: uint8 [H, W, 3] -> what is on it.
+        pictures: (name, anything `load_image` takes), names being different; total: how many there are.
+        partial: what is done is kept here, a line a picture, and an interrupted call goes on there. Remove it when what
+            was found is written.
+        asked: all that decides what is found; a half-done file that was begun with something else is refused.
+        most_unreadable: so many pictures may be left out; None: see `LeftOut`.
+
+    Returns:
+        {name: (height, width, detections)}, and
+        {"pictures": seen, "detections": found, "resumed": seen in an earlier run, "unreadable": left out}.
+
+    Raises:
+        ValueError: too many unreadable pictures, another run at the same file, a half-done file of something else.
+    """
+    if partial is None:
+        return _detect_each(detect, pictures, {}, LeftOut(total, most_unreadable), None, progress)
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(partial.with_name(partial.name + ".lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise ValueError(f"another run is writing {partial}; wait for it, or choose another file") from None
+    try:
+        seen = _resume(partial, json.loads(json.dumps(asked)))
+        left_out = LeftOut(total, most_unreadable)
+        left_out |= {name: record["unreadable"] for name, record in seen.items() if "unreadable" in record}
+        with partial.open("a", encoding="utf-8") as file:
+            return _detect_each(detect, pictures, seen, left_out, file, progress)
+    finally:
+        lock.release()
+        Path(lock.lock_file).unlink(missing_ok=True)
+
+
+def _resume(partial: Path, asked: dict) -> dict[str, dict]:
+    """The records of a half-done file; it is begun where there is none. Raises ValueError."""
+    lines = partial.read_text(encoding="utf-8", errors="replace").split("\n") if partial.exists() else []
+    try:
+        done = [json.loads(line) for line in lines[:-1]]  # what follows the last line end was cut off by a kill
+        for record in done[1:]:
+            _as_found(record)
+        seen = {record["file"]: record for record in done[1:]}
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, RecursionError) as error:
+        raise ValueError(
+            f"{partial} is damaged ({type(error).__name__}: {error}); remove it, and the folder is done anew"
+        ) from None
+    if done and done[0] != asked:
+        raise ValueError(
+            f"{partial} was begun with other prompts, pictures or weights; remove it, or choose another file for the"
+            " result"
+        )
+    write_text(partial, "".join(json.dumps(record) + "\n" for record in done or [asked]))
+    return seen
+
+
+def _detect_each(
+    detect: Callable[[np.ndarray], Detections],
+    pictures: Iterable[tuple[str, Any]],
+    seen: dict[str, dict],
+    left_out: LeftOut,
+    file: TextIO | None,
+    progress: bool,
+) -> tuple[dict[str, tuple[int, int, Detections]], dict[str, int]]:
+    found: dict[str, tuple[int, int, Detections]] = {}
+    resumed = len(seen)
+    for name, source in tqdm(pictures, "detecting", left_out.total, unit="picture", disable=None if progress else True):
+        if name in seen:
+            if "unreadable" not in seen[name]:
+                found[name] = _as_found(seen[name])
+            continue
+        if (image := left_out.read(name, load_image, source)) is None:
+            record = {"file": name, "unreadable": left_out[name]}
+        else:
+            own = detect(image)
+            found[name] = (*image.shape[:2], own)
+            record = {"file": name, "size": list(image.shape[:2]), "names": own.names}
+            record |= {key: getattr(own, key).tolist() for key in ("boxes", "scores", "labels")}
+        if file:
+            file.write(json.dumps(record) + "\n")
+            file.flush()
+    number = sum(len(own) for _, _, own in found.values())
+    total, unreadable = len(found) + len(left_out), len(left_out)
+    return found, {"pictures": total, "detections": number, "resumed": resumed, "unreadable": unreadable}
 
 
 def detect_folder(
@@ -163,78 +265,39 @@ def detect_folder(
     """Detect on every picture of a folder with the same prompts, into a COCO JSON file; interrupted, it goes on where
     it was.
 
-    Finished pictures are kept in `out`.part, a line each, until all are done. Unreadable pictures are left out and
-    warned of by name.
-
     Args:
         text, prompts, score_threshold: see `Detector.detect`.
-        weights: what tells one model from another (default: `Detector.weights`); a half-done file of another model or
-            other prompts is refused.
+        weights: what tells one model from another (default: `Detector.weights`).
+        most_unreadable: see `detect_pictures`.
 
     Returns:
-        {"pictures": seen, "detections": found, "resumed": seen in an earlier run, "unreadable": left out}
+        The counts of `detect_pictures`.
 
     Raises:
-        ValueError: no picture in the folder, no prompt, too many unreadable pictures, or a half-done `out` that was begun with something else.
+        ValueError: no picture in the folder, no prompt, or as `detect_pictures`.
     """
     folder, out = Path(folder), Path(out)
-    pictures = pictures_in(folder)
+    options = {"text": None if text is None else unique_names(text), "score_threshold": score_threshold}
+    asked = {"folder": str(folder.resolve()), "prompts": bank_key(prompts), "weights": weights or detector.weights}
+    pictures = [(path.name, path) for path in pictures_in(folder)]
     partial = out.with_name(out.name + ".part")
-    bank = None if prompts is None else [prompts.names, prompts.embeddings.double().sum().item()]
-    text = None if text is None else unique_names(text)
-    weights = weights or detector.weights
-    asked = {
-        "folder": str(folder.resolve()),
-        "text": text,
-        "prompts": bank,
-        "score_threshold": score_threshold,
-        "weights": weights,
-    }
-    asked = json.loads(json.dumps(asked))
-    lines = partial.read_text(encoding="utf-8", errors="replace").split("\n") if partial.exists() else []
-    try:
-        done = [json.loads(line) for line in lines[:-1]]  # what follows the last line end was cut off by a kill
-        seen = {record["file"]: record for record in done[1:]}
-        for record in done[1:]:
-            _as_found(record)
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, RecursionError) as error:
-        raise ValueError(
-            f"{partial} is damaged ({type(error).__name__}: {error}); remove it, and the folder is done anew"
-        ) from None
-    if done and done[0] != asked:
-        raise ValueError(
-            f"{partial} was begun with other prompts, pictures or weights; remove it, or choose another file for the"
-            " result"
-        )
-    out.parent.mkdir(parents=True, exist_ok=True)
-    write_text(partial, "".join(json.dumps(record) + "\n" for record in done or [asked]))
-    resumed = len(seen)
-    left_out = LeftOut(len(pictures), most_unreadable)
-    left_out |= {file: record["unreadable"] for file, record in seen.items() if "unreadable" in record}
-    with partial.open("a", encoding="utf-8") as file:
-        for path in tqdm(pictures, desc="detecting", unit="picture", disable=not progress):
-            if path.name in seen:
-                continue
-            if (image := left_out.read(path.name, load_image, path)) is None:
-                record = {"file": path.name, "unreadable": left_out[path.name]}
-            else:
-                own = detector.detect(image, text=text, prompts=prompts, score_threshold=score_threshold)
-                record = {"file": path.name, "size": list(image.shape[:2]), "names": own.names}
-                record |= {key: getattr(own, key).tolist() for key in ("boxes", "scores", "labels")}
-            file.write(json.dumps(record) + "\n")
-            file.flush()
-            seen[path.name] = record
-    found = {path.name: _as_found(seen[path.name]) for path in pictures if "unreadable" not in seen[path.name]}
-    names = list(dict.fromkeys(name for _, _, own in found.values() for name in own.names))
-    write_text(out, json.dumps(as_coco(found, names), ensure_ascii=False))
+    found, counts = detect_pictures(
+        lambda image: detector.detect(image, prompts=prompts, **options),
+        pictures, len(pictures), partial, options | asked, progress, most_unreadable,
+    )  # fmt: skip
+    write_text(out, json.dumps(as_coco(found, names_of(found)), ensure_ascii=False))
     partial.unlink()
-    count = sum(len(own) for _, _, own in found.values())
-    return {
-        "pictures": len(pictures),
-        "detections": count,
-        "resumed": resumed,
-        "unreadable": len(pictures) - len(found),
-    }
+    return counts
+
+
+def names_of(found: Found) -> list[str]:
+    """All names that were asked for, in their order."""
+    return list(dict.fromkeys(name for _, _, own in found.values() for name in own.names))
+
+
+def bank_key(bank: PromptBank | None) -> list | None:
+    """What tells banks apart in a half-done file."""
+    return bank and [bank.names, bank.embeddings.double().sum().item()]
 
 
 def _as_found(record: dict) -> tuple[int, int, Detections]:

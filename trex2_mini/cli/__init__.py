@@ -17,7 +17,12 @@ from trex2_mini.cli.options import Group
 # section -> command -> (module:attribute of this package, what `trex2 --help` says of it)
 SECTIONS = {
     "Find objects": {
-        "detect": ("detect:detect", "find objects on a picture or a folder, by names, boxes, points or a prompt bank"),
+        "detect": ("detect:detect", "find objects on pictures, by names, boxes, points or a prompt bank"),
+        "count": ("detect:count", "how many objects are on pictures"),
+        "classify": ("detect:classify", "what is in these boxes?"),
+        "video": ("video:video", "find objects on the frames of a video"),
+        "embed": ("bank:embed", "make a prompt bank of examples"),
+        "bank": ("bank:bank", "list, merge and change prompt banks"),
         "demo": ("demo:demo", "run the first notebook on the shipped checkpoint"),
     },
     "Sets and measures": {

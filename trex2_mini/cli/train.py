@@ -39,8 +39,7 @@ def train(
     Examples:
     trex2 train --run runs/mine
     trex2 train --run runs/mine --start-from nano-emoji --data emoji=0.3 my/folder=0.7 --set steps=2000 lr=3e-4
-    torchrun --nproc-per-node 8 -m trex2_mini train --preset swin_t --data coco-train2017 --device cuda --out
-    runs/swin_t
+    torchrun --nproc-per-node 8 -m trex2_mini train --preset swin_t --data coco-train2017 --device cuda --out runs/t
     """
     from trex2_mini import config as configs
     from trex2_mini.processes import one_of_many
