@@ -8,22 +8,23 @@ written whole or not at all.
 
 from __future__ import annotations
 
+import datetime
 import json
 import os
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any, TextIO
 from xml.etree import ElementTree
 
 import numpy as np
-from filelock import FileLock, Timeout
-from PIL import Image
 from tqdm import tqdm
 
+from trex2_mini.datasets.coco import CocoDataset
 from trex2_mini.detector import Detections, Detector
-from trex2_mini.images import LeftOut, load_image
+from trex2_mini.images import HEIC, LeftOut, picture_endings, picture_size
 from trex2_mini.names import unique_names
-from trex2_mini.paths import write_text
+from trex2_mini.paths import locked, write_text
 from trex2_mini.prompt_bank import PromptBank
 
 FORMATS = ("coco", "yolo", "voc")
@@ -31,15 +32,21 @@ Found = Mapping[str, tuple[int, int, Detections]]  # file name of a picture -> (
 
 
 def export(
-    folder: str | Path, found: Found, format: str = "coco", pictures: str | Path | Mapping[str, Path] | None = None
+    folder: str | Path,
+    found: Found,
+    format: str = "coco",
+    pictures: str | Path | Mapping[str, Path] | None = None,
+    names: Sequence[str] = (),
 ) -> Path:
     """Write what was found on some pictures as an annotated set.
 
     Args:
         folder: made if missing. coco: annotations.json; yolo: data.yaml and labels/*.txt; voc: Annotations/*.xml.
         found: {file name: (height, width, detections)}; COCO keeps the scores, the other two have no place for them.
-        pictures: the folder with the pictures, or {file name: where it is}. Given, they are linked (where that cannot
-            be done, copied) into the set, so that it is complete.
+        pictures: the folder with the pictures, or {file name: path}. Given, they are linked (where that cannot be
+            done, copied) into the set,
+            so that it is complete.
+        names: these are listed first, found or not.
 
     Returns:
         The file, or for voc the folder, that readers want.
@@ -51,14 +58,19 @@ def export(
     if format not in FORMATS:
         raise ValueError(f"unknown format {format!r}; expected one of {', '.join(FORMATS)}")
     for name in found:
-        if Path(name).name != name or not name.strip(".") or not name.isprintable() or len(name.encode()) > 200:
+        if (
+            PureWindowsPath(name).name != name
+            or not name.strip(".")
+            or not name.isprintable()
+            or len(name.encode()) > 200
+        ):
             raise ValueError(f"expected plain file names, got {name!r:.80}")
     stems = [Path(name).stem for name in found]
     if format != "coco" and len(set(stems)) < len(stems):
         twice = sorted({stem for stem in stems if stems.count(stem) > 1})
         raise ValueError(f"{format} has one label file a name: rename the pictures that share {twice}")
     folder = Path(folder)
-    names = names_of(found)
+    names = list(dict.fromkeys([*names, *(name for _, _, d in found.values() for name in d.names)]))
     if pictures is not None:
         place = folder / {"coco": "images", "yolo": "images", "voc": "JPEGImages"}[format]
         place.mkdir(parents=True, exist_ok=True)
@@ -69,7 +81,9 @@ def export(
 
 def as_coco(found: Found, names: Sequence[str]) -> dict:
     """The COCO dictionary of an annotated set; categories are numbered from 1 in the order of `names`."""
-    coco: dict = {"images": [], "annotations": [], "categories": [{"id": i, "name": n} for i, n in enumerate(names, 1)]}
+    categories = [{"id": i, "name": n, "supercategory": "none"} for i, n in enumerate(names, 1)]
+    info = {"description": "written by trex2_mini", "date_created": datetime.date.today().isoformat()}
+    coco: dict = {"info": info, "licenses": [], "images": [], "annotations": [], "categories": categories}
     for image_id, (file, (height, width, own)) in enumerate(found.items(), 1):
         coco["images"].append({"id": image_id, "file_name": file, "height": height, "width": width})
         for (x1, y1, x2, y2), score, label in zip(own.boxes.tolist(), own.scores.tolist(), own.labels.tolist()):
@@ -80,6 +94,7 @@ def as_coco(found: Found, names: Sequence[str]) -> dict:
                     "category_id": names.index(own.names[label]) + 1,
                     "bbox": [round(v, 2) for v in (x1, y1, x2 - x1, y2 - y1)],
                     "area": round((x2 - x1) * (y2 - y1), 2),
+                    "segmentation": [],  # pycocotools' showAnns asks for it
                     "iscrowd": 0,
                     "score": round(score, 4),
                 }
@@ -131,6 +146,53 @@ def _voc(folder: Path, found: Found, names: list[str]) -> Path:
     return folder / "Annotations"
 
 
+def convert(dataset: CocoDataset, out: str | Path, format: str = "coco") -> tuple[Path, dict[str, int]]:
+    """Write a set in another format, with its pictures; a picture in a sub-folder carries that in its name.
+
+    COCO keeps all that the set's annotations say. YOLO and VOC have boxes and names alone, and no crowds.
+
+    Returns (the file or folder that readers want, {"pictures", "boxes", "crowds_left_out", "unreadable"}).
+    Raises ValueError as `export` does, and for too many unreadable pictures.
+    """
+    own, label = dataset.annotations_by_image(), {c: i for i, c in enumerate(dataset.category_ids)}
+    found: dict[str, tuple[int, int, Detections]] = {}
+    paths, images, crowds = {}, [], 0
+    for image in dataset.coco["images"]:
+        path = dataset.left_out.read(image["id"], dataset.pictures.find, image["file_name"])
+        size = path and dataset.left_out.read(image["id"], picture_size, path)
+        if not size:
+            continue
+        file = "_".join(path.relative_to(dataset.images).parts)
+        kept = [a for a in own[image["id"]] if not a.get("iscrowd", 0)]
+        crowds += len(own[image["id"]]) - len(kept)
+        boxes = np.array([a["bbox"] for a in kept], np.float64).reshape(-1, 4)
+        boxes[:, 2:] += boxes[:, :2]
+        boxes = boxes.clip(0, [*size, *size])
+        whole = ((boxes[:, 2:] - boxes[:, :2]) > 0).all(1)
+        labels = np.array([label[a["category_id"]] for a in kept], int)[whole]
+        found[file] = (*size[::-1], Detections(boxes[whole], np.ones(len(labels)), labels, dataset.names))
+        paths[file] = path
+        images.append(image | {"file_name": file, "width": size[0], "height": size[1]})
+    if format == "coco":
+        content = {"info": {}, "licenses": []} | dataset.coco | {"images": images}
+        kept_ids = {image["id"] for image in images}
+        content["annotations"] = [
+            {"id": i, "segmentation": [], "iscrowd": 0, "area": a["bbox"][2] * a["bbox"][3]} | a
+            for i, a in enumerate(dataset.coco["annotations"], 1)
+            if a["image_id"] in kept_ids
+        ]
+        place = Path(out) / "annotations.json"
+        for file, path in paths.items():
+            bring(path, Path(out) / "images" / file)
+        write_text(place, json.dumps(content, ensure_ascii=False))
+        boxes_written, crowds = len(content["annotations"]), 0
+    else:
+        place = export(out, found, format, paths, dataset.names)
+        boxes_written = sum(len(detections) for _, _, detections in found.values())
+    counts = {"pictures": len(found), "boxes": boxes_written, "crowds_left_out": crowds}
+    return place, counts | {"unreadable": len(dataset) - len(images)}
+
+
 def bring(source: Path, target: Path) -> None:
     """Link a picture to its place in a set, whose folder is made if missing; a copy where the file
     system cannot link.
@@ -145,18 +207,32 @@ def bring(source: Path, target: Path) -> None:
 
 
 def pictures_in(folder: Path, recursive: bool = False) -> list[Path]:
-    """The pictures of a folder, by name; recursive: of those inside it too. Raises ValueError where there is none."""
-    known = {ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN}
-    paths = folder.rglob("*") if recursive else folder.iterdir()
-    found = sorted(path for path in paths if path.suffix.lower() in known and path.is_file())
+    """The pictures of a folder, by name; recursive: of the folders inside it too, else those are left out and warned
+    of, as is HEIC without its package. Raises ValueError where there is none.
+    """
+    known, entries = picture_endings(), sorted(folder.rglob("*") if recursive else folder.iterdir())
+    found = [path for path in entries if path.suffix.lower() in known and path.is_file()]
+    if unknown := [p.name for p in entries if p.suffix.lower() in set(HEIC) - known]:
+        warnings.warn(
+            f"{folder}: {len(unknown)} left out, for want of the package pillow-heif: {', '.join(unknown[:9])}",
+            stacklevel=2,
+        )
+    inside = [
+        p.name for p in entries if not recursive and p.is_dir() and any(q.suffix.lower() in known for q in p.iterdir())
+    ]
+    if found and inside:
+        warnings.warn(f"{folder}: the pictures in its folders {', '.join(inside[:9])} are left out", stacklevel=2)
     if not found:
-        deeper = "" if recursive else " (those of its folders count with --recursive)"
-        raise ValueError(f"{folder} holds no picture; expected files such as .jpg or .png{deeper}")
+        raise ValueError(
+            f"{folder} holds no picture; expected files such as .jpg or .png"
+            + (f", which its folders {', '.join(inside[:9])} hold; --recursive takes those" if inside else "")
+        )
     return found
 
 
 def detect_pictures(
-    detect: Callable[[np.ndarray], Detections],
+    read: Callable[[Any], Any],
+    detect: Callable[[Any], Detections],
     pictures: Iterable[tuple[str, Any]],
     total: int,
     partial: Path | None = None,
@@ -167,8 +243,8 @@ def detect_pictures(
     """Detect on each of several pictures; those that cannot be read are left out and warned of by name.
 
     Args:
-        detect: uint8 [H, W, 3] -> what is on it.
-        pictures: (name, anything `load_image` takes), names being different; total: how many there are.
+        read: gives a picture as `detect` takes it: an EncodedImage (`Detector.encode`), or pixels (`load_image`).
+        pictures: (name, what `read` takes), names being different; total: how many there are.
         partial: what is done is kept here, a line a picture, and an interrupted call goes on there. Remove it when what
             was found is written.
         asked: all that decides what is found; a half-done file that was begun with something else is refused.
@@ -182,22 +258,14 @@ def detect_pictures(
         ValueError: too many unreadable pictures, another run at the same file, a half-done file of something else.
     """
     if partial is None:
-        return _detect_each(detect, pictures, {}, LeftOut(total, most_unreadable), None, progress)
-    partial.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(partial.with_name(partial.name + ".lock"))
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise ValueError(f"another run is writing {partial}; wait for it, or choose another file") from None
-    try:
+        return _detect_each(read, detect, pictures, {}, LeftOut(total, most_unreadable), None, progress)
+    out = partial.with_suffix("")
+    with locked(out.with_name(out.name + ".lock"), f"another process writes {out}; wait for it, or name another file"):
         seen = _resume(partial, json.loads(json.dumps(asked)))
         left_out = LeftOut(total, most_unreadable)
         left_out |= {name: record["unreadable"] for name, record in seen.items() if "unreadable" in record}
-        with partial.open("a", encoding="utf-8") as file:
-            return _detect_each(detect, pictures, seen, left_out, file, progress)
-    finally:
-        lock.release()
-        Path(lock.lock_file).unlink(missing_ok=True)
+        with partial.open("a", encoding="utf-8", newline="\n") as file:
+            return _detect_each(read, detect, pictures, seen, left_out, file, progress)
 
 
 def _resume(partial: Path, asked: dict) -> dict[str, dict]:
@@ -222,7 +290,8 @@ def _resume(partial: Path, asked: dict) -> dict[str, dict]:
 
 
 def _detect_each(
-    detect: Callable[[np.ndarray], Detections],
+    read: Callable[[Any], Any],
+    detect: Callable[[Any], Detections],
     pictures: Iterable[tuple[str, Any]],
     seen: dict[str, dict],
     left_out: LeftOut,
@@ -236,12 +305,13 @@ def _detect_each(
             if "unreadable" not in seen[name]:
                 found[name] = _as_found(seen[name])
             continue
-        if (image := left_out.read(name, load_image, source)) is None:
+        if (image := left_out.read(name, read, source)) is None:
             record = {"file": name, "unreadable": left_out[name]}
         else:
             own = detect(image)
-            found[name] = (*image.shape[:2], own)
-            record = {"file": name, "size": list(image.shape[:2]), "names": own.names}
+            size = image.shape[:2] if isinstance(image, np.ndarray) else (image.height, image.width)
+            found[name] = (*size, own)
+            record = {"file": name, "size": size, "names": own.names}
             record |= {key: getattr(own, key).tolist() for key in ("boxes", "scores", "labels")}
         if file:
             file.write(json.dumps(record) + "\n")
@@ -282,7 +352,7 @@ def detect_folder(
     pictures = [(path.name, path) for path in pictures_in(folder)]
     partial = out.with_name(out.name + ".part")
     found, counts = detect_pictures(
-        lambda image: detector.detect(image, prompts=prompts, **options),
+        detector.encode, lambda image: detector.detect(image, prompts=prompts, **options),
         pictures, len(pictures), partial, options | asked, progress, most_unreadable,
     )  # fmt: skip
     write_text(out, json.dumps(as_coco(found, names_of(found)), ensure_ascii=False))

@@ -76,8 +76,9 @@ def _not_fractions(array: np.ndarray, height: int, width: int, what: str) -> Non
     if (array >= 0).all() and (array <= 1).all() and max(height, width) > 1:
         meant = [round(v, 1) for v in (array[0] * np.resize([width, height], array.shape[1])).tolist()]
         raise ValueError(
-            f"{what}: all numbers lie in 0..1, which looks like fractions of the image; expected pixels of the original "
-            f"image ({width} x {height} px): multiply x by {width} and y by {height}, {array[0].tolist()} becomes {meant}"
+            f"{what}: all numbers lie in 0..1, which looks like fractions of the image; expected pixels of the "
+            f"original image ({width} x {height} px): multiply x by {width} and y by {height}, "
+            f"{array[0].tolist()} becomes {meant}"
         )
 
 

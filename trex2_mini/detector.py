@@ -29,7 +29,7 @@ from trex2_mini.boxes import check_boxes, check_points, xyxy_to_normalized
 from trex2_mini.checkpoint import load_model, state_hash
 from trex2_mini.config import Config
 from trex2_mini.detections import Detections, top_detections
-from trex2_mini.images import load_image, to_image
+from trex2_mini.images import load_image, load_reduced, to_image
 from trex2_mini.layers.deformable_attention import compile_attention
 from trex2_mini.model.image_encoder import ImageFeatures
 from trex2_mini.model.trex2 import TRex2
@@ -75,8 +75,8 @@ class Detector:
         return detector
 
     def use_aliases(self, aliases: str | Path | Mapping[str, str | list[str]]) -> Detector:
-        """The same detector, in which names stand for phrases that it knows: {"甜甜圈": "donut", "car": ["car", "van"]},
-        or a JSON file of that form. Several phrases count by the mean of their T. Raises ValueError.
+        """The same detector, in which names stand for phrases that it knows: {"甜甜圈": "donut", "car":
+        ["car", "van"]}, or a JSON file of that form. Several phrases count by the mean of their T. Raises ValueError.
         """
         self.aliases = read_aliases(aliases)
         return self
@@ -93,8 +93,7 @@ class Detector:
         """image: anything `images.load_image` takes (a path, an address, bytes, a PIL picture, an array, a tensor).
         Raises ValueError, and FileNotFoundError where a path leads nowhere.
         """
-        array = load_image(image)
-        height, width = array.shape[:2]
+        array, (height, width) = load_reduced(image, self.config.model.short_side)
         return EncodedImage(self.model.encode_images([self._prepare(array)]), height, width)
 
     def encode_batch(self, images: Sequence[Any]) -> ImageFeatures:
@@ -227,7 +226,8 @@ class Detector:
             for name, (own_boxes, own_points) in regions.items():
                 if named and name_key(name) not in shown:
                     raise ValueError(
-                        f"a negative prompt for {name!r}, which is not asked for; the prompted names are {list(shown.values())}"
+                        f"a negative prompt for {name!r}, which is not asked for; the prompted names are "
+                        f"{list(shown.values())}"
                     )
                 single = [(box[None], own_points) for box in own_boxes] or [(own_boxes, p[None]) for p in own_points]
                 alone += single
@@ -259,8 +259,8 @@ class Detector:
                 )
             ):
                 raise ValueError(
-                    f"no examples for {name!r}: expected [(image, boxes) or (image, boxes, points), ...], at least one, "
-                    f"got {pairs!r:.80}"
+                    f"no examples for {name!r}: expected [(image, boxes) or (image, boxes, points), ...], at "
+                    f"least one, got {pairs!r:.80}"
                 )
             vectors = []
             for image, *places in pairs:
@@ -323,7 +323,9 @@ class Detector:
 
 
 def _by_name(given: Any) -> Mapping[str, Any]:
-    """Boxes or points as {name: ...}; without a name they are DEFAULT_NAME's. Raises ValueError for names that are no text."""
+    """Boxes or points as {name: ...}; without a name they are DEFAULT_NAME's. Raises ValueError for names that
+    are no text.
+    """
     given = given if isinstance(given, Mapping) else {DEFAULT_NAME: given}
     if given:
         check_names(given)

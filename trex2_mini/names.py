@@ -100,7 +100,10 @@ class Vocabulary:
         near = self.nearest(name)
         said = f"the nearest known names are {near}" if near else f"it knows names such as {list(self.names[:3])}"
         never = "" if unknown == _words(name) else f" (it was never taught {', '.join(map(repr, unknown))})"
-        return f"{name!r} is not known to this checkpoint{never}; {said}. Ask by one of those, by an example, or by an alias"
+        return (
+            f"{name!r} is not known to this checkpoint{never}; {said}. Ask by one of those, by an "
+            "example, or by an alias"
+        )
 
     @classmethod
     def load(cls, folder: str | Path) -> Vocabulary | None:
@@ -123,7 +126,7 @@ def read_aliases(source: str | Path | Mapping[str, str | list[str]]) -> dict[str
 
     Raises ValueError for another form, FileNotFoundError where there is no such file.
     """
-    given = source if isinstance(source, Mapping) else read_json(Path(source).expanduser())
+    given = read_json(Path(source).expanduser()) if isinstance(source, (str, Path)) else source
     if not isinstance(given, Mapping):
         raise ValueError(f'{source}: expected {{"name": "phrase"}}, or {{"name": ["phrase", ...]}}, got {given!r:.80}')
     phrases = {name: [own] if isinstance(own, str) else own for name, own in given.items()}

@@ -48,15 +48,17 @@ def fonts_for(characters: frozenset[str]) -> list[str]:
             missing -= has
     if missing:
         warnings.warn(
-            f"no font of this machine has {''.join(sorted(missing))[:20]!r}: they are drawn as empty boxes; install one "
-            "that has (fonts-noto-cjk for Chinese, Japanese and Korean) and remove matplotlib's fontlist cache",
+            f"no font of this machine has {''.join(sorted(missing))[:20]!r}: they are drawn as empty boxes; install "
+            "one that has (fonts-noto-cjk for Chinese, Japanese and Korean) and remove matplotlib's fontlist cache",
             stacklevel=3,
         )
     return families or [PLAIN]
 
 
 def plain_text(*texts: str) -> dict[str, Any]:
-    """Options of matplotlib's text that draw these as they are: in fonts that have their glyphs, `$` being no formula."""
+    """Options of matplotlib's text that draw these as they are: in fonts that have their glyphs, `$` being no
+    formula.
+    """
     return {"family": fonts_for(frozenset("".join(texts))), "parse_math": False}
 
 
@@ -69,8 +71,7 @@ def show_detections(
     points: Mapping | Sequence | None = None,
 ) -> Axes:
     """Draw `detections` over `image` (anything `load_image` takes); `boxes` and `points` are the visual prompts, drawn
-    dashed and as stars.
-    """
+    dashed and as stars."""
     array = load_image(image)
     if ax is None:
         _, ax = plt.subplots(figsize=(5 * array.shape[1] / array.shape[0], 5))

@@ -19,8 +19,8 @@ OFFICIAL_DIM = 256  # D of the official API's embeddings
 
 @dataclass
 class PromptBank:
-    """Visual prompts to keep: `names` and `embeddings` [C, D], one averaged V each; `weights`, the model's that made them
-    (`Detector.weights`; empty where that is not known).
+    """Visual prompts to keep: `names` and `embeddings` [C, D], one averaged V each; `weights`, the model's that
+    made them (`Detector.weights`; empty where that is not known).
 
     Rows whose names differ only in case or spaces become one, their mean. Raises ValueError for names that are no text.
     """
@@ -62,7 +62,7 @@ class PromptBank:
         """A file of `save` or `save_official`; the latter keeps no name, so the file's own (without the ending) is
         taken. Raises CheckpointError.
         """
-        tensors, metadata = read_tensors(Path(path))
+        tensors, metadata = read_tensors(Path(path).expanduser(), "prompt bank")
         if not (weights := metadata.get("weights", "")) and tensors.keys() & {"embeddings", "visual_embedding"}:
             warnings.warn(
                 f"{path} does not say which model made its vectors; they mean something to that model only. "
@@ -113,9 +113,10 @@ class PromptBank:
             )
         if self.weights and self.weights != weights and not allow_other_model:
             raise ValueError(
-                f"the prompt bank of {', '.join(self.names[:3])} was made by a model with other weights ({self.weights}, "
-                f"this one: {weights}), to which alone its vectors mean something; embed the examples again with this "
-                "model, load that model, or insist with allow_other_model=True (--allow-other-model)"
+                f"the prompt bank of {', '.join(self.names[:3])} was made by a model with other weights "
+                f"({self.weights}; this one: {weights}), and means nothing to this one; "
+                "embed the examples again with this model, load that model, or insist "
+                "with allow_other_model=True (--allow-other-model)"
             )
         return self.embeddings
 

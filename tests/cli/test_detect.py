@@ -113,8 +113,8 @@ def test_an_interrupted_run_goes_on_and_two_do_not_meet(run, tree, tmp_path, mon
     line = f"detect {tree} --recursive --text cat --json {out}"
     assert "interrupted" in run(line, status=130) and (tmp_path / "a.json.part").exists()
     assert "other prompts" in run(line + " --beta 0.1", status=1)
-    with FileLock(tmp_path / "a.json.part.lock"):
-        assert "another run is writing" in run(line, status=1)
+    with FileLock(tmp_path / "a.json.lock"):
+        assert "another process writes" in run(line, status=1)
     assert "resumed: 2" in run(line) and len(calls) == 4 and not list(tmp_path.glob("*.part*"))
 
 
@@ -128,6 +128,14 @@ def test_full_queries_are_said_and_tiles_find_more(run, tree, checkpoint, capsys
     assert capsys.readouterr().out.count("\n") > said.out.count("\n")
     assert "1 to 8 parts" in run("detect --text cat --tiles 9", tree / "a.png", status=1)
     assert "--negative-text" in run("detect --text cat --tiles 2 --negative-box 1 1 9 9", tree / "a.png", status=1)
+
+
+def test_a_broken_picture_is_one_line(run, tree, checkpoint, capsys):
+    (tree / "broken.jpg").write_bytes(b"no picture")
+    assert main(["detect", str(tree), "--recursive", "--text", "cat", "--checkpoint", str(checkpoint)]) == 0
+    said = capsys.readouterr()
+    lines = [line for line in said.err.splitlines() if "broken.jpg" in line]
+    assert len(lines) == 1 and lines[0].startswith("warning: left out: ") and "unreadable: 1" in said.out
 
 
 def test_mistakes(run, tree):

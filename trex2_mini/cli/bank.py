@@ -49,7 +49,6 @@ def embed(picture, boxes, points, name, labelled, crops, text, examples, seed, c
 
         dataset = open_dataset(labelled)
         bank = visual_bank(detector, dataset, unique_names(text) if text else dataset.names, examples, seed)
-        bank.weights = detector.weights
     else:
         bank = _of_crops(detector, crops, examples, seed)
     bank.save(out)

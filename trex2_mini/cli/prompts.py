@@ -136,8 +136,14 @@ class Asked:
         found = {"text": self.names, "prompts": bank_key(self.prompts), "weights": self.detector.weights}
         return own | found | {"aliases": self.detector.aliases}
 
-    def detect(self, image: np.ndarray) -> Detections:
-        """What is on uint8 [H, W, 3]."""
+    def read(self, picture: Any) -> Any:
+        """A picture as `detect` takes it."""
+        from trex2_mini.images import load_image
+
+        return self.detector.encode(picture) if self.tiles == 1 else load_image(picture)
+
+    def detect(self, image: Any) -> Detections:
+        """What is on a picture that was `read`."""
         placed = {"boxes": self.boxes, "points": self.points}
         options: dict[str, Any] = {key: {self.name: own} for key, own in placed.items() if own}
         options |= {"text": self.names, "prompts": self.prompts, "score_threshold": self.threshold}
@@ -205,7 +211,9 @@ def look(asked: Asked, chosen: dict[str, Any], partial: Path | None) -> dict[str
             " `trex2 embed` and ask by --bank"
         )
     key = asked.key | {"pictures": list(chosen)} if partial else None
-    found, counts = detect_pictures(asked.detect, chosen.items(), len(chosen), partial, key, progress=len(chosen) > 1)
+    found, counts = detect_pictures(
+        asked.read, asked.detect, chosen.items(), len(chosen), partial, key, progress=len(chosen) > 1
+    )
     for name, (_, _, own) in found.items():
         if own.full:
             click.echo(f"{name}: {own.note}: --tiles {asked.tiles + 1}", err=True)

@@ -53,7 +53,7 @@ def video(
     kept = json_path or out
     partial = kept.with_name(f"{kept.name}.part")
     key = asked.key | {"clip": str(clip.resolve()), "every": every, "limit": limit, "frame": frame}
-    found, counts = detect_pictures(asked.detect, named(), number, partial, key)
+    found, counts = detect_pictures(asked.read, asked.detect, named(), number, partial, key)
     if json_path:
         coco = as_coco(found, names_of(found))
         height, width, _ = next(iter(found.values()))

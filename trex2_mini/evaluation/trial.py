@@ -38,8 +38,7 @@ class Answers:
     """What a detector answered under a protocol, ready to be measured, once (`measure`) or many times (`bootstrap`).
 
     truth: a COCO dictionary. detections: as COCO results. category_ids, image_ids: those that count. details: what the
-    protocol says
-    besides. groups: {image id: what it belongs to} where images are not independent (frames of a clip).
+    protocol says besides. groups: {image id: what it belongs to} where images are not independent (frames of a clip).
     """
 
     truth: dict

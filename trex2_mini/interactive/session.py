@@ -62,10 +62,15 @@ class Session:
     # ---- pictures
 
     def add(self, source: Any, name: str | None = None) -> str:
-        """Take in a path, PIL picture or array; returns its name here. Raises ValueError, FileNotFoundError."""
-        load_image(source)  # refuses what is no picture
-        if isinstance(source, (str, Path)):
+        """Take in a path, PIL picture or array; returns its name here. A file is not opened before it is looked at.
+        Raises ValueError, FileNotFoundError.
+        """
+        if not isinstance(source, (str, Path)):
+            load_image(source)  # refuses what is no picture
+        else:
             source = Path(source).expanduser().resolve()
+            if not source.is_file():
+                raise FileNotFoundError(f"the picture {source} does not exist, or is no file; check the path")
             for known, other in self.sources.items():
                 if isinstance(other, Path) and other == source:
                     return known
@@ -78,8 +83,7 @@ class Session:
 
     def add_upload(self, name: str, content: bytes) -> str:
         """Take in an uploaded file; with autosave it is kept in a folder beside that file, since the browser's copy is
-        gone at a restart.
-        """
+        gone at a restart."""
         name = self.add(_decoded(name, content), Path(name).name)
         if self.autosave is not None:
             path = self.autosave.with_name(f"{self.autosave.stem}_uploads") / name
@@ -98,7 +102,7 @@ class Session:
         """The picture's features, from the detector or from the last time."""
         if name not in self._encodings:
             start = time.perf_counter()
-            self._encodings[name] = self.detector.encode(self.image(name))
+            self._encodings[name] = self.detector.encode(self.sources[name])
             self.history.append({"image": name, "what": "encode", "ms": 1000 * (time.perf_counter() - start)})
         self._encodings.move_to_end(name)
         while len(self._encodings) > KEPT_ENCODINGS:
@@ -119,8 +123,7 @@ class Session:
 
     def annotations(self, names: Sequence[str]) -> dict[str, tuple[int, int, Detections]]:
         """{picture: (height, width, what is on it)} of the pictures that were worked on, see `canvas.as_annotations`;
-        names: the first labels.
-        """
+        names: the first labels."""
         return {
             name: (*own["size"], as_annotations(own["prompts"], own["reviewed"], names))
             for name, own in self.work.items()
@@ -150,7 +153,13 @@ class Session:
             loaded = {name: vector.tolist() for name, vector in self.bank.loaded.items()}
             saved = {"format": SAVED_AS, "work": self.work, "examples": self.bank.examples, "loaded": loaded}
             saved["weights"] = self.detector.weights
-            write_text(self.autosave, json.dumps(saved | dict(more)))
+            try:
+                write_text(self.autosave, json.dumps(saved | dict(more)))
+            except OSError as error:
+                raise ValueError(
+                    f"{self.autosave} cannot be written ({error}), so nothing is kept; name another file as autosave, "
+                    "or None"
+                ) from error
 
     def restore(self, take_up: Callable[[dict[str, Any]], None]) -> str:
         """Take up the autosave file and the pictures it names that are still there; `take_up` gets what `save` was

@@ -50,8 +50,7 @@ class TextPromptEncoder(nn.Module):
 
     def forward(self, names: Sequence[str]) -> Tensor:
         """names: C phrases -> [C, D]. Without gradients, embeddings are taken from the cache where the weights are
-        unchanged.
-        """
+        unchanged."""
         names = check_names(names)
         if torch.is_grad_enabled() and self.training:
             return self._encode(names)
@@ -75,8 +74,8 @@ class TextPromptEncoder(nn.Module):
                 self._tokens[name] = self.tokenizer([name])[0]
                 if (length := len(self.tokenizer.encode(name)) + 2) > self.config.context_length:
                     warnings.warn(
-                        f"{name!r} has {length} tokens, of which the text tower reads {self.config.context_length}: its "
-                        "end is not read; say it shorter",
+                        f"{name!r} has {length} tokens, of which the text tower reads {self.config.context_length}: "
+                        "its end is not read; say it shorter",
                         stacklevel=2,
                     )
         tokens = torch.stack([self._tokens[name] for name in names]).to(self.projection.weight.device)  # (C, context)
@@ -90,8 +89,7 @@ class TextPromptEncoder(nn.Module):
 
 def _version(parameter: Tensor) -> int:
     """How often it was changed in place. Tensors made in inference mode do not count, and a model built there is not
-    trained.
-    """
+    trained."""
     return -1 if parameter.is_inference() else parameter._version
 
 
