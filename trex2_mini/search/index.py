@@ -26,9 +26,9 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
+from trex2_mini.checkpoint import state_hash
 from trex2_mini.datasets.scenes.catalogue import load_catalogue
 from trex2_mini.detector import Detections, Detector, top_detections
-from trex2_mini.evaluation.provenance import state_hash
 from trex2_mini.images import load_image
 from trex2_mini.model.box_decoder import ABSENT
 from trex2_mini.paths import read_json, write_text
