@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from xml.etree import ElementTree
 
 import numpy as np
@@ -19,7 +19,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from trex2_mini.detector import Detections, Detector
-from trex2_mini.images import load_image
+from trex2_mini.images import LeftOut, load_image
 from trex2_mini.names import unique_names
 from trex2_mini.paths import locked, write_text
 from trex2_mini.prompt_bank import PromptBank
@@ -47,7 +47,12 @@ def export(folder: str | Path, found: Found, format: str = "coco", pictures: str
     if format not in FORMATS:
         raise ValueError(f"unknown format {format!r}; expected one of {', '.join(FORMATS)}")
     for name in found:
-        if Path(name).name != name or not name.strip(".") or not name.isprintable() or len(name.encode()) > 200:
+        if (
+            PureWindowsPath(name).name != name
+            or not name.strip(".")
+            or not name.isprintable()
+            or len(name.encode()) > 200
+        ):
             raise ValueError(f"expected plain file names, got {name!r:.80}")
     stems = [Path(name).stem for name in found]
     if format != "coco" and len(set(stems)) < len(stems):
@@ -158,12 +163,13 @@ def detect_folder(
     score_threshold: float = 0.3,
     weights: str = "",
     progress: bool = True,
+    most_unreadable: int | None = None,
 ) -> dict[str, int]:
     """Detect on every picture of a folder with the same prompts, into a COCO JSON file; interrupted, it goes on where
     it was.
 
-    Finished pictures are kept in `out`.part, a line each, until all are done. Unreadable pictures are left out, and
-    named in the result.
+    Finished pictures are kept in `out`.part, a line each, until all are done. Unreadable pictures are left out and
+    warned of by name.
 
     Args:
         text, prompts, score_threshold: see `Detector.detect`.
@@ -174,12 +180,12 @@ def detect_folder(
         {"pictures": seen, "detections": found, "resumed": seen in an earlier run, "unreadable": left out}
 
     Raises:
-        ValueError: no picture in the folder, no prompt, or a half-done `out` that was begun with something else or
-            is being written by another process.
+        ValueError: no picture in the folder, no prompt, too many unreadable pictures, or a half-done `out` that was
+            begun with something else or is being written by another process.
     """
     folder, out = Path(folder), Path(out)
     with locked(out.with_name(out.name + ".lock"), f"another process writes {out}; wait for it, or name another file"):
-        return _detect_folder(detector, folder, out, text, prompts, score_threshold, weights, progress)
+        return _detect_folder(detector, folder, out, text, prompts, score_threshold, weights, progress, most_unreadable)
 
 
 def _detect_folder(
@@ -191,6 +197,7 @@ def _detect_folder(
     score_threshold: float,
     weights: str,
     progress: bool,
+    most_unreadable: int | None,
 ) -> dict[str, int]:
     """`detect_folder`, alone."""
     pictures = pictures_in(folder)
@@ -223,14 +230,14 @@ def _detect_folder(
         )
     write_text(partial, "".join(json.dumps(record) + "\n" for record in done or [asked]))
     resumed = len(seen)
-    with partial.open("a", encoding="utf-8") as file:
+    left_out = LeftOut(len(pictures), most_unreadable)
+    left_out |= {file: record["unreadable"] for file, record in seen.items() if "unreadable" in record}
+    with partial.open("a", encoding="utf-8", newline="\n") as file:
         for path in tqdm(pictures, desc="detecting", unit="picture", disable=not progress):
             if path.name in seen:
                 continue
-            try:
-                image = load_image(path)
-            except ValueError as error:
-                record = {"file": path.name, "unreadable": str(error)}
+            if (image := left_out.read(path.name, load_image, path)) is None:
+                record = {"file": path.name, "unreadable": left_out[path.name]}
             else:
                 own = detector.detect(image, text=text, prompts=prompts, score_threshold=score_threshold)
                 record = {"file": path.name, "size": list(image.shape[:2]), "names": own.names}

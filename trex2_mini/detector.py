@@ -193,12 +193,11 @@ class Detector:
             if own:
                 logits[..., index] -= beta * unlike[..., own].amax(-1)
         size, nms_iou = (encoded.height, encoded.width), self.config.model.nms_iou
-        best = top_detections(
+        (best,) = top_detections(
             logits, output.boxes, [size], list(vectors), max_detections, nms_iou, class_agnostic_nms
-        )  # fmt: skip
-        found = best[0].filter(score_threshold)
+        )
         used = int((logits[0].sigmoid().amax(-1) >= score_threshold).sum()) if score_threshold else 0
-        return replace(found, queries=(used, logits.shape[1]))
+        return replace(best.filter(score_threshold), queries=(used, logits.shape[1]))
 
     def _detect_each(self, images: Sequence[Any], asked: dict[str, Any]) -> list[Detections]:
         """`detect` on several pictures. Raises ValueError for prompts that lie on one of them."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import os
+import warnings
+from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 import torch
@@ -13,6 +15,46 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 MOST_BYTES = 50_000_000  # of a picture from an address
+T = TypeVar("T")
+
+
+class UnreadablePicture(ValueError):
+    """A picture that is missing, broken or of an unknown format; the message names it."""
+
+
+class MissingPicture(UnreadablePicture, FileNotFoundError):
+    """There is no such file."""
+
+
+class LeftOut(dict[Any, str]):
+    """The pictures of a run that could not be read, {name or id: why}: each is warned of, too many stop the run.
+
+    total: pictures of the run. most: so many may be left out; by default 20 or 5 %, whichever is more; at most half.
+    """
+
+    def __init__(self, total: int, most: int | None = None):
+        super().__init__()
+        self.total, self.most = total, min(max(20, total // 20), total // 2) if most is None else most
+
+    def read(self, name: Any, reader: Callable[..., T], *arguments: Any) -> T | None:
+        """What `reader` gives; None, and the picture is left out, where it raises UnreadablePicture.
+
+        Raises ValueError where it is one too many; the reader's error itself where the run has but one picture.
+        """
+        try:
+            return reader(*arguments)
+        except UnreadablePicture as error:
+            if self.total == 1:
+                raise
+            if name not in self:
+                self[name] = str(error)
+                warnings.warn(f"left out: {error}", stacklevel=3)
+            if len(self) > self.most:
+                raise ValueError(
+                    f"{len(self)} of {self.total} pictures cannot be read, and at most {self.most} may be left out; "
+                    f"`data check --decode` names all of a set. The last: {error}"
+                ) from error
+            return None
 
 
 def load_image(source: str | Path | bytes | BinaryIO | Image.Image | np.ndarray | Tensor) -> np.ndarray:
@@ -26,8 +68,8 @@ def load_image(source: str | Path | bytes | BinaryIO | Image.Image | np.ndarray 
             [3, H, W].
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it cannot be read as a picture.
+        UnreadablePicture: a file that is none (MissingPicture) or no picture.
+        ValueError: an array that is no picture.
     """
     if isinstance(source, Tensor):
         array = (
@@ -57,13 +99,13 @@ def load_image(source: str | Path | bytes | BinaryIO | Image.Image | np.ndarray 
             name = path = Path(os.path.expanduser(source))  # ~nobody stays as it is
             if not path.is_file():
                 reason = "is a folder, not a picture" if path.is_dir() else "does not exist"
-                raise FileNotFoundError(f"the picture {path} {reason}; check the path (relative to {Path.cwd()})")
+                raise MissingPicture(f"the picture {path} {reason}; check the path (relative to {Path.cwd()})")
             with Image.open(path) as picture:
                 array = _pixels(picture)
-    except FileNotFoundError:
+    except MissingPicture:
         raise
     except Exception as error:  # of a broken file Pillow raises many kinds
-        raise ValueError(
+        raise UnreadablePicture(
             f"{name} is not a readable picture (corrupt, cut short or of an unknown format): {error}"
         ) from error
     return _over_white(_eight_bit(array))

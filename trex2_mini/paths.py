@@ -53,11 +53,11 @@ def locked(path: Path, otherwise: str) -> Iterator[None]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all; its folder is made if missing."""
+    """Write a file whole or not at all, in UTF-8 and with "\\n" on every system; its folder is made if missing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
-        draft.write_text(text, encoding="utf-8")
+        draft.write_text(text, encoding="utf-8", newline="\n")
         os.replace(draft, path)
     except UnicodeEncodeError as error:  # half of a surrogate pair, from an escape in a JSON file
         raise ValueError(

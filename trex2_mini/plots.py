@@ -71,8 +71,7 @@ def show_detections(
     points: Mapping | Sequence | None = None,
 ) -> Axes:
     """Draw `detections` over `image` (anything `load_image` takes); `boxes` and `points` are the visual prompts, drawn
-    dashed and as stars.
-    """
+    dashed and as stars."""
     array = load_image(image)
     if ax is None:
         _, ax = plt.subplots(figsize=(5 * array.shape[1] / array.shape[0], 5))

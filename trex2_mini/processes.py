@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import os
 import signal
 import threading
@@ -10,6 +11,8 @@ from collections.abc import Iterator
 
 import torch
 import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 
 def process() -> tuple[int, int]:
@@ -37,6 +40,18 @@ def one_of_many(device: str = "cpu") -> Iterator[bool]:
     finally:
         if started:
             dist.destroy_process_group()
+
+
+def replicated(module: nn.Module) -> nn.Module:
+    """The module, whose gradients are from now on the means over all processes; alone, the module as it is.
+
+    Every forward pass has to use every parameter that is trained (DistributedDataParallel waits for their gradients).
+    """
+    if process()[1] == 1:
+        return module
+    known = inspect.signature(DistributedDataParallel).parameters
+    buffers = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # until torch 2.13
+    return DistributedDataParallel(module, **{buffers: False})
 
 
 @contextlib.contextmanager
@@ -70,11 +85,11 @@ def usable_device(device: str | torch.device) -> torch.device:
     try:
         found = torch.device(device)
     except (RuntimeError, TypeError):
-        raise ValueError(f"unknown device {device!r}; expected cpu or cuda") from None
-    if found.type not in ("cpu", "cuda", "mps"):
-        raise ValueError(f"unknown device {device!r}; expected cpu or cuda")
+        found = None
+    if found is None or found.type not in ("cpu", "cuda", "mps"):
+        raise ValueError(f"unknown device {device!r}; expected cpu, cuda (NVIDIA) or mps (Apple)")
     if found.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"no GPU was found for device {device!r}; take the CPU (cpu, slow), or look at nvidia-smi")
     if found.type == "mps" and not torch.backends.mps.is_available():
-        raise ValueError("this machine has no device 'mps' (Apple's GPU); take the CPU (cpu)")
+        raise ValueError(f"no Apple GPU was found for device {device!r}; take the CPU (cpu)")
     return found

@@ -82,7 +82,7 @@ def test_killed_at_any_moment_the_run_ends_the_same(tmp_path):
     bit for bit.
     """
     context = multiprocessing.get_context("forkserver")  # torch is imported once
-    context.set_forkserver_preload(["trex2_mini.training", "tiny"])
+    context.set_forkserver_preload(["trex2_mini.training.trainer", "tiny"])
 
     def finish(folder: Path) -> None:
         process = context.Process(target=train, args=(folder,))

@@ -33,8 +33,7 @@ CAPTIONS = "captions.json"
 @torch.inference_mode()
 def similarities(detector: Detector, encoded: EncodedImage, boxes: np.ndarray, phrases: Sequence[str]) -> np.ndarray:
     """Cosine of V of each region and T of each phrase: boxes [K, 4] (xyxy pixels) and P phrases -> [K, P]. In place of
-    CLIP's score.
-    """
+    CLIP's score."""
     normalized = xyxy_to_normalized(torch.as_tensor(boxes, dtype=torch.float32), encoded.height, encoded.width)
     regions = [(box[None], torch.zeros(0, 2)) for box in normalized]
     vectors = detector.model.encode_visual(encoded.features, RegionPrompts.from_lists([regions], detector.device))[0]
@@ -111,8 +110,7 @@ class VisualEngine:
     @property
     def dictionary(self) -> dict[str, int]:
         """All names that are given, with in how many pictures nothing says: names of this engine are negatives wherever
-        they are not found.
-        """
+        they are not found."""
         return dict.fromkeys(self.names, 0)
 
     def label(self, detector: Detector, image_id: int, image: np.ndarray) -> list[dict]:
@@ -174,9 +172,8 @@ def read_captions(folder: str | Path) -> tuple[list[dict], Path, dict[int, list[
     captions}, info and licenses).
 
     Three layouts: captions.json (COCO's captions format) with images/; pictures with a .txt of the same name beside
-    them, as web crawlers leave
-    them; folders of pictures, whose names are the captions (classification sets: the category is the prompt).
-    Raises ValueError for anything else.
+    them, as web crawlers leave them; folders of pictures, whose names are the captions (classification sets: the
+    category is the prompt). Raises ValueError for anything else.
     """
     folder = Path(folder).expanduser()
     if (folder / CAPTIONS).is_file():

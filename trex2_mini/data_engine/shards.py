@@ -28,7 +28,7 @@ from trex2_mini.checkpoint import file_hash, load_model
 from trex2_mini.data_engine.engines import TextEngine, VisualEngine, check_thresholds
 from trex2_mini.detector import Detector
 from trex2_mini.evaluation.provenance import describe_code
-from trex2_mini.images import load_image
+from trex2_mini.images import LeftOut, load_image
 from trex2_mini.paths import locked, write_text
 
 
@@ -122,6 +122,7 @@ class _Worker:
         self, engine: TextEngine | VisualEngine, parts: list[list[dict]], folder: Path, shards: Path, checkpoint: str
     ):
         self.engine, self.parts, self.folder, self.shards = engine, parts, folder, shards
+        self.left_out = LeftOut(sum(map(len, parts)))  # each process leaves out so many: all together stay few
         self.detector = Detector.load(checkpoint)
         if engine.names:  # encoded once, in one order: the last bits of an embedding depend on what it is encoded with
             with torch.inference_mode():
@@ -132,10 +133,9 @@ class _Worker:
         return number
 
     def _record(self, entry: dict) -> dict:
-        try:
-            image = load_image(self.folder / entry["file_name"])
-        except (FileNotFoundError, ValueError) as error:  # collections from the web have broken pictures
-            return {"id": entry["id"], "unreadable": str(error), "labels": []}
+        image = self.left_out.read(entry["id"], load_image, self.folder / entry["file_name"])
+        if image is None:  # collections from the web have broken pictures
+            return {"id": entry["id"], "unreadable": self.left_out[entry["id"]], "labels": []}
         labels = self.engine.label(self.detector, entry["id"], image)
         return {"id": entry["id"], "height": image.shape[0], "width": image.shape[1], "labels": labels}
 
@@ -194,8 +194,7 @@ def _merge(
     """Writes annotations.json and brings the pictures; returns the counts.
 
     Categories are the names with boxes and the dictionary's others, by name. "negative" says whether training may draw
-    a name as a negative,
-    "count" in how many pictures' captions it is (text engine).
+    a name as a negative, "count" in how many pictures' captions it is (text engine).
     """
     entry_of = {image["id"]: image for image in images}
     kept = [record for record in records if record["labels"]]

@@ -12,6 +12,7 @@
 | two annotations with one id | both stay (ids of annotations are numbered anew where they matter), reported |
 | ids written as text ("7"), names with spaces around | read as meant, reported |
 | no area, no iscrowd | the box's area, 0 |
+| a file name with Windows' slashes | they are read as / |
 | a recorded size that is not the picture's | the picture's counts; `data check` reports it |
 | a picture that is missing or cannot be read | `data check` reports it; reading it raises an error that names it |
 | two categories with one name | both stay, reported: a text prompt cannot tell them apart |
@@ -46,7 +47,10 @@ def cleaned(coco: Any, path: Path) -> tuple[dict, list[str]]:
             ids = image.get(key, [])
             if not isinstance(ids, list) or not all(isinstance(i, int) for i in ids):
                 raise ValueError(f"{path}: images[{place}] has {key} {ids!r:.80}; expected a list of category ids")
-    images = [entry | {"id": _whole(entry["id"], "image", path, problems)} for entry in coco["images"]]
+    images = [
+        entry | {"id": _whole(entry["id"], "image", path, problems), "file_name": entry["file_name"].replace("\\", "/")}
+        for entry in coco["images"]
+    ]
     categories = [
         entry | {"id": _whole(entry["id"], "category", path, problems), "name": _name(entry, path, problems)}
         for entry in coco["categories"]

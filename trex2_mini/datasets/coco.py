@@ -10,7 +10,7 @@ import numpy as np
 
 from trex2_mini.datasets.check import cleaned
 from trex2_mini.datasets.sample import Sample
-from trex2_mini.images import load_image
+from trex2_mini.images import LeftOut, UnreadablePicture, load_image
 from trex2_mini.paths import read_json
 
 
@@ -27,6 +27,8 @@ class CocoDataset:
             only
             doubtful is put into `problems` and warned of; check.py has the table.
         FileNotFoundError: the file or the folder does not exist.
+
+    left_out: the pictures that `read` could not read, {image id: why}; `left_out.most` is how many may be.
     """
 
     def __init__(self, annotations: Path | str, images: Path | str, content: dict | None = None) -> None:
@@ -48,6 +50,7 @@ class CocoDataset:
         self.names: list[str] = self._prompts([category["name"] for category in self.categories])
         self._label = {category_id: label for label, category_id in enumerate(self.category_ids)}
         self._annotations = self.annotations_by_image()
+        self.left_out = LeftOut(len(self))
 
     def _prompts(self, names: list[str]) -> list[str]:
         """The names, but for those that prompts.json beside the annotation file gives a better phrase: {"name":
@@ -76,12 +79,19 @@ class CocoDataset:
     def __iter__(self) -> Iterator[Sample]:
         return (self[index] for index in range(len(self)))
 
+    def read(self, index: int) -> Sample | None:
+        """Picture `index`; None, counted and warned of, where it cannot be read. Raises ValueError at one too many."""
+        return self.left_out.read(self.coco["images"][index]["id"], self.__getitem__, index)
+
     def __getitem__(self, index: int) -> Sample:
-        """Picture `index` and its objects: boxes cut at the border, without crowds and boxes of no width or height."""
+        """Picture `index` and its objects: boxes cut at the border, without crowds and boxes of no width or height.
+
+        Raises UnreadablePicture; see `read`.
+        """
         entry = self.coco["images"][index]
         try:
             image = load_image(self.images / entry["file_name"])
-        except (FileNotFoundError, ValueError) as error:
+        except UnreadablePicture as error:
             raise type(error)(f"picture {entry['id']} of {self.path}: {error}") from error
         height, width = image.shape[:2]
         kept = [annotation for annotation in self._annotations[entry["id"]] if not annotation.get("iscrowd", 0)]

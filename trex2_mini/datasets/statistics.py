@@ -1,6 +1,5 @@
 """What is in a set (how many pictures, boxes and categories, and how they are spread), and what is wrong with its
-pictures.
-"""
+pictures."""
 
 from __future__ import annotations
 
@@ -11,6 +10,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from trex2_mini.datasets.coco import CocoDataset
+from trex2_mini.images import UnreadablePicture, load_image
 
 
 def statistics(dataset: CocoDataset) -> dict:
@@ -41,8 +41,11 @@ def statistics(dataset: CocoDataset) -> dict:
     }
 
 
-def check_pictures(dataset: CocoDataset, progress: bool = True) -> list[str]:
-    """What is wrong with a set's pictures and with its boxes on them: opens every file (its header, not its pixels)."""
+def check_pictures(dataset: CocoDataset, progress: bool = True, decode: bool = False) -> list[str]:
+    """What is wrong with a set's pictures and with its boxes on them.
+
+    decode: read every file's pixels, not only its header: finds those that are cut short.
+    """
     problems, boxes_of = [], dataset.annotations_by_image()
     for image in tqdm(dataset.coco["images"], desc="checking", unit="picture", disable=not progress):
         path = dataset.images / image["file_name"]
@@ -50,7 +53,9 @@ def check_pictures(dataset: CocoDataset, progress: bool = True) -> list[str]:
             with Image.open(path) as picture:
                 turned = picture.getexif().get(0x0112, 1) >= 5
                 width, height = picture.size[::-1] if turned else picture.size
-        except (OSError, SyntaxError) as error:
+            if decode:
+                load_image(path)
+        except (OSError, SyntaxError, UnreadablePicture) as error:
             problems.append(
                 f"picture {image['id']}: {path} {'does not exist' if not path.exists() else f'is unreadable: {error}'}"
             )

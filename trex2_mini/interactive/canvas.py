@@ -52,9 +52,8 @@ class PromptCanvas(anywidget.AnyWidget):
                 ...]
 
     What is set is checked and brought to this form: corners ordered, boxes clipped to the image, hundredths of a pixel.
-    Raises PromptError (a
-    ValueError) for a box without size or outside, an unknown category or key, an id that is there twice; the old value
-    then stays.
+    Raises PromptError (a ValueError) for a box without size or outside, an unknown category or key, an id that is there
+    twice; the old value then stays.
     """
 
     _esm = Path(__file__).with_name("canvas.js")
@@ -87,9 +86,8 @@ class PromptCanvas(anywidget.AnyWidget):
         return [category["name"] for category in self.categories]
 
     def boxes(self, negative: bool = False) -> dict[str, list[list[float]]]:
-        """{category: [[x1, y1, x2, y2], ...]} of the positive or the negative boxes, as
-        `Detector.detect` takes them.
-        """
+        """{category: [[x1, y1, x2, y2], ...]} of the positive or the negative boxes, as `Detector.detect`
+        takes them."""
         return by_category(self.prompts, "xyxy", negative)
 
     def points(self, negative: bool = False) -> dict[str, list[list[float]]]:
@@ -243,8 +241,7 @@ def as_annotations(prompts: Sequence[Mapping], reviewed: Sequence[Mapping], name
 
 def by_category(prompts: Sequence[Mapping], key: str, negative: bool) -> dict[str, list[list[float]]]:
     """{category: [box or point, ...]} of those prompts that have `key` ("xyxy" or "xy") and are, or are
-    not, negative.
-    """
+    not, negative."""
     found: dict[str, list] = {}
     for prompt in prompts:
         if key in prompt and prompt["negative"] == negative:
@@ -254,8 +251,7 @@ def by_category(prompts: Sequence[Mapping], key: str, negative: bool) -> dict[st
 
 def data_url(array: np.ndarray) -> str:
     """uint8 [H, W, 3] for a browser: small pictures as PNG, exactly; large ones smaller and as JPEG, since they cross a
-    network.
-    """
+    network."""
     picture, buffer, large = Image.fromarray(array), io.BytesIO(), math.prod(array.shape[:2]) > 1_000_000
     picture.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
     picture.save(buffer, "JPEG" if large else "PNG", **({"quality": 90} if large else {}))

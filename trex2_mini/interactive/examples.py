@@ -1,6 +1,5 @@
 """Generic visual prompts by hand: examples are collected over several images, looked at, dropped, and embedded into a
-PromptBank (spec section 4).
-"""
+PromptBank (spec section 4)."""
 
 from __future__ import annotations
 
@@ -34,8 +33,7 @@ class BankBuilder:
 
     def drop(self, which: int | str) -> None:
         """Drop an example by its place in `examples`, or what was loaded under a name. Raises ValueError where there is
-        none.
-        """
+        none."""
         if (which not in range(len(self.examples))) if isinstance(which, int) else (which not in self.loaded):
             raise ValueError(
                 f"no example {which!r} to drop; expected 0..{len(self.examples) - 1} or a loaded name of"
@@ -46,8 +44,7 @@ class BankBuilder:
 
     def bank(self) -> PromptBank | None:
         """One vector a name: the examples embedded, averaged with what was loaded under that name. None where there is
-        nothing.
-        """
+        nothing."""
         if self._bank is None and (self.examples or self.loaded):
             by_name: dict[str, dict[str, list]] = {}
             shown = {name_key(name): name for name in self.loaded}

@@ -26,7 +26,7 @@ from traitlets import TraitError
 
 from trex2_mini import annotations
 from trex2_mini.detector import Detections, Detector, EncodedImage
-from trex2_mini.images import load_image
+from trex2_mini.images import LeftOut, load_image
 from trex2_mini.interactive.canvas import as_annotations, check_categories, check_detections, check_prompts
 from trex2_mini.interactive.examples import BankBuilder
 from trex2_mini.paths import data_root, write_text
@@ -54,8 +54,10 @@ class Session:
         self.history: list[dict] = []
         self.bank = BankBuilder(detector, self.encode)
         self._encodings: OrderedDict[str, EncodedImage] = OrderedDict()
-        for name, source in pictures_of(images):
-            self.add(source, name)
+        given = pictures_of(images)
+        left_out = LeftOut(len(given))
+        for name, source in given:
+            left_out.read(name or str(source), self.add, source, name)
 
     # ---- pictures
 
@@ -81,8 +83,7 @@ class Session:
 
     def add_upload(self, name: str, content: bytes) -> str:
         """Take in an uploaded file; with autosave it is kept in a folder beside that file, since the browser's copy is
-        gone at a restart.
-        """
+        gone at a restart."""
         name = self.add(_decoded(name, content), Path(name).name)
         if self.autosave is not None:
             path = self.autosave.with_name(f"{self.autosave.stem}_uploads") / name
@@ -122,8 +123,7 @@ class Session:
 
     def annotations(self, names: Sequence[str]) -> dict[str, tuple[int, int, Detections]]:
         """{picture: (height, width, what is on it)} of the pictures that were worked on, see `canvas.as_annotations`;
-        names: the first labels.
-        """
+        names: the first labels."""
         return {
             name: (*own["size"], as_annotations(own["prompts"], own["reviewed"], names))
             for name, own in self.work.items()

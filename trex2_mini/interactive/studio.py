@@ -2,9 +2,8 @@
 export.
 
 The paper's interactive workflow (section 3.4), with what the official demo lacks (spec section 9): boxes and points
-mix, points may be negative,
-and nothing drawn is lost: every change goes to the autosave file. Each control calls a public method, so everything
-also works without a browser.
+mix, points may be negative, and nothing drawn is lost: every change goes to the autosave file. Each control calls a
+public method, so everything also works without a browser.
 """
 
 from __future__ import annotations
@@ -182,8 +181,7 @@ class PromptStudio(ipywidgets.VBox):
 
     def _show(self) -> None:
         """What was reviewed, and the proposals from the threshold on that show something else. The model
-        does not run.
-        """
+        does not run."""
         reviewed = self.session.work[self.current]["reviewed"]
         shown = [p for p in self._proposals if p["score"] >= self.threshold.value]
         with self._silently():
@@ -235,8 +233,7 @@ class PromptStudio(ipywidgets.VBox):
 
     def collect(self) -> int:
         """Take the positive boxes of this image into the bank's examples; returns how many were new. Raises ValueError
-        where there is none.
-        """
+        where there is none."""
         drawn = [
             {"name": n, "image": self.current, "box": box} for n, own in self.canvas.boxes().items() for box in own
         ]
@@ -265,8 +262,7 @@ class PromptStudio(ipywidgets.VBox):
 
     def detect_folder(self, folder: str | Path, out: str | Path | None = None) -> dict[str, int]:
         """The workflow's words and bank on a whole folder, see `annotations.detect_folder`; out: a COCO JSON file, else
-        one in the folder.
-        """
+        one in the folder."""
         asked = {key: own for key, own in self._asked().items() if key in ("text", "prompts")}
         folder = Path(folder).expanduser()
         out, threshold = out or folder / "detections.json", self.threshold.value
@@ -455,8 +451,7 @@ class PromptStudio(ipywidgets.VBox):
 
     def _when_user(self, act: Callable[[], Any]) -> Callable[[Any], None]:
         """An observer that leaves out what the studio itself sets. A mistake is shown under the canvas, and raised for
-        whoever set the trait.
-        """
+        whoever set the trait."""
 
         def changed(_: Any) -> None:
             if not self._quiet:

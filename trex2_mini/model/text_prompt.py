@@ -50,8 +50,7 @@ class TextPromptEncoder(nn.Module):
 
     def forward(self, names: Sequence[str]) -> Tensor:
         """names: C phrases -> [C, D]. Without gradients, embeddings are taken from the cache where the weights are
-        unchanged.
-        """
+        unchanged."""
         names = check_names(names)
         if torch.is_grad_enabled() and self.training:
             return self._encode(names)
@@ -90,8 +89,7 @@ class TextPromptEncoder(nn.Module):
 
 def _version(parameter: Tensor) -> int:
     """How often it was changed in place. Tensors made in inference mode do not count, and a model built there is not
-    trained.
-    """
+    trained."""
     return -1 if parameter.is_inference() else parameter._version
 
 

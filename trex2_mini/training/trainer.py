@@ -13,7 +13,7 @@ but the rounding:
 - The losses are divided by the numbers of objects and of visual prompts of the whole batch, not of the part.
   (Recognition at tokens is a mean over a part's objects that hold a token, and counts by the part's share of all
   objects.)
-- A part without any object has a text iteration; DDP is told to look for parameters that got no gradient.
+- A part without any object has a text iteration; the parameters that it leaves out are in `Iteration`'s care.
 - Negatives stay within a part: other images' visual prompts, the names of its images, the names in the alignment (the
   authors: "the current GPU's mini-batch", spec section 9). So more parts mean fewer negatives, whether on one process
   or on many.
@@ -36,8 +36,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import Tensor
 from tqdm import tqdm
 
 from trex2_mini.checkpoint import CheckpointError, load_model, load_weights, read_tensors, save_model, write_tensors
@@ -46,8 +45,8 @@ from trex2_mini.datasets.sample import Sample
 from trex2_mini.model.trex2 import TRex2
 from trex2_mini.names import Vocabulary
 from trex2_mini.paths import locked, write_text
-from trex2_mini.processes import leave_signals_to_parent, process, stop_signals, usable_device
-from trex2_mini.training.iteration import Iteration, batch_parts, count
+from trex2_mini.processes import leave_signals_to_parent, process, replicated, stop_signals, usable_device
+from trex2_mini.training.iteration import Iteration, batch_parts, count, untouched
 
 Batches = Callable[[int], list[Sample]]  # the batch of a step; of a step in P parts: part number i % P of step i // P
 
@@ -103,11 +102,7 @@ class Trainer:
         self.parts = batch_parts(config.train)
         self.model = TRex2(config.model, pretrained).to(device).train()
         self.model.image_encoder.recompute = config.train.recompute
-        self.iteration: nn.Module = Iteration(self.model)
-        if process()[1] > 1:
-            self.iteration = DistributedDataParallel(
-                self.iteration, broadcast_buffers=False, find_unused_parameters=True
-            )
+        self.iteration = replicated(Iteration(self.model))
         self.optimizer = make_optimizer(self.model, config.train)
         self.average: dict[str, Tensor] = {}  # of the weights, if config.train.ema; else empty
         self._restart_average()
@@ -175,9 +170,9 @@ class Trainer:
                 f" {path.parent / 'config.json'}"
             )
         self.model.load_state_dict(model.state_dict())
+        self._restart_average()
         if process()[0] == 0 and (known := Vocabulary.load(path.parent)):
             known.save(self.run)
-        self._restart_average()
 
     def train(self, save_every: int = 250, progress: bool = True, workers: int = 1) -> None:
         """Run until `config.train.steps`; logs every 20 steps, saves every `save_every` and at the end (the first
@@ -208,7 +203,7 @@ class Trainer:
             taught = Vocabulary.of(self.names[label] for label in self.trainable)
             (taught | (Vocabulary.load(self.run) or taught)).save(self.run)
         log = self.run / "log.jsonl"
-        lines = log.read_text().splitlines(keepends=True) if log.exists() and self.step else []
+        lines = log.read_text(encoding="utf-8").splitlines(keepends=True) if log.exists() and self.step else []
         whole = [line for line in lines if line.endswith("}\n")]  # the last one may have been cut off
         write_text(log, "".join(line for line in whole if json.loads(line)["step"] <= self.step))
 
@@ -226,6 +221,8 @@ class Trainer:
         began = time.perf_counter()
         bar = tqdm(loader, total=train.steps, initial=self.step, disable=not progress, unit="step", mininterval=5)
         for samples in bar:
+            if isinstance(samples, ValueError):
+                raise samples
             history.append(self._update(dict(zip(own, samples, strict=True))))
             self.step += 1
             if self.step % 20 == 0 or self.step == train.steps:
@@ -238,7 +235,7 @@ class Trainer:
                     **means,
                 }
                 if first:
-                    with (self.run / "log.jsonl").open("a") as file:
+                    with (self.run / "log.jsonl").open("a", encoding="utf-8", newline="\n") as file:
                         file.write(json.dumps(record) + "\n")
                 bar.set_postfix(loss=means["total"])
                 history, began = [], time.perf_counter()
@@ -304,6 +301,8 @@ class Trainer:
                 (total * processes).backward()  # DDP divides by their number
             for name, value in {"total": total, **losses}.items():
                 sums[name] = sums.get(name, 0.0) + float(value.detach())
+        if processes > 1:
+            untouched(self.model)
         return sums
 
 
@@ -339,5 +338,9 @@ class _Steps(torch.utils.data.Dataset):
     def __len__(self) -> int:
         return max(0, self.last - self.first)
 
-    def __getitem__(self, index: int) -> list[list[Sample]]:
-        return [self.batches((self.first + index) * self.parts + part) for part in self.own]
+    def __getitem__(self, index: int) -> list[list[Sample]] | ValueError:
+        """An error is handed on, not raised: torch would put the worker's whole trace into its message."""
+        try:
+            return [self.batches((self.first + index) * self.parts + part) for part in self.own]
+        except ValueError as error:
+            return error
