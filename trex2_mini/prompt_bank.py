@@ -114,9 +114,8 @@ class PromptBank:
         if self.weights and self.weights != weights and not allow_other_model:
             raise ValueError(
                 f"the prompt bank of {', '.join(self.names[:3])} was made by a model with other weights "
-                f"({self.weights}; this one: {weights}), and means nothing to this one; "
-                "embed the examples again with this model, load that model, or insist "
-                "with allow_other_model=True (--allow-other-model)"
+                f"({self.weights}; this one has {weights}), and means nothing to this one; embed the examples again "
+                "with this model, load that model, or insist with allow_other_model=True (--allow-other-model)"
             )
         return self.embeddings
 
