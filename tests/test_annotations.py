@@ -9,6 +9,7 @@ import json
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from filelock import FileLock
 from PIL import Image
 from pycocotools.coco import COCO
 from tiny import TINY, seeded_model
@@ -187,3 +188,13 @@ def test_what_a_folder_holds_besides_is_named(tmp_path):
 def test_a_folder_without_pictures(tmp_path):
     with pytest.raises(ValueError, match="holds no picture"):
         pictures_in(tmp_path)
+
+
+def test_one_run_a_result(tmp_path):
+    """A second run on the same result is refused before it does anything; afterwards the first goes on."""
+    Image.fromarray(np.full((40, 50, 3), 99, np.uint8)).save(tmp_path / "a.png")
+    detector, out = Detector(seeded_model(), TINY, "cpu"), tmp_path / "found.json"
+    with FileLock(tmp_path / "found.json.lock"), pytest.raises(ValueError, match="another process writes"):
+        detect_folder(detector, tmp_path, out, "cat", progress=False)
+    assert not out.exists()
+    assert detect_folder(detector, tmp_path, out, "cat; cat", progress=False)["pictures"] == 1 and out.exists()

@@ -13,7 +13,7 @@ import json
 import os
 import warnings
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from xml.etree import ElementTree
 
 import numpy as np
@@ -22,7 +22,8 @@ from tqdm import tqdm
 from trex2_mini.datasets.coco import CocoDataset
 from trex2_mini.detector import Detections, Detector
 from trex2_mini.images import HEIC, LeftOut, picture_endings, picture_size
-from trex2_mini.paths import write_text
+from trex2_mini.names import unique_names
+from trex2_mini.paths import locked, write_text
 from trex2_mini.prompt_bank import PromptBank
 
 FORMATS = ("coco", "yolo", "voc")
@@ -56,7 +57,12 @@ def export(
     if format not in FORMATS:
         raise ValueError(f"unknown format {format!r}; expected one of {', '.join(FORMATS)}")
     for name in found:
-        if Path(name).name != name or not name.strip(".") or not name.isprintable() or len(name.encode()) > 200:
+        if (
+            PureWindowsPath(name).name != name
+            or not name.strip(".")
+            or not name.isprintable()
+            or len(name.encode()) > 200
+        ):
             raise ValueError(f"expected plain file names, got {name!r:.80}")
     stems = [Path(name).stem for name in found]
     if format != "coco" and len(set(stems)) < len(stems):
@@ -240,21 +246,38 @@ def detect_folder(
 
     Args:
         text, prompts, score_threshold: see `Detector.detect`.
-        weights: what tells one model from another (a checkpoint's hash); a half-done file of another model or other
-            prompts is refused.
-        most_unreadable: so many pictures may be left out; None: see `LeftOut`.
+        weights: what tells one model from another (default: `Detector.weights`); a half-done file of another model or
+            other prompts is refused.
 
     Returns:
         {"pictures": seen, "detections": found, "resumed": seen in an earlier run, "unreadable": left out}
 
     Raises:
         ValueError: no picture in the folder, no prompt, too many unreadable pictures, or a half-done `out` that was
-            begun with something else.
+            begun with something else or is being written by another process.
     """
     folder, out = Path(folder), Path(out)
+    with locked(out.with_name(out.name + ".lock"), f"another process writes {out}; wait for it, or name another file"):
+        return _detect_folder(detector, folder, out, text, prompts, score_threshold, weights, progress, most_unreadable)
+
+
+def _detect_folder(
+    detector: Detector,
+    folder: Path,
+    out: Path,
+    text: str | Sequence[str] | None,
+    prompts: PromptBank | None,
+    score_threshold: float,
+    weights: str,
+    progress: bool,
+    most_unreadable: int | None,
+) -> dict[str, int]:
+    """`detect_folder`, alone."""
     pictures = pictures_in(folder)
     partial = out.with_name(out.name + ".part")
     bank = None if prompts is None else [prompts.names, prompts.embeddings.double().sum().item()]
+    text = None if text is None else unique_names(text)
+    weights = weights or detector.weights
     asked = {
         "folder": str(folder.resolve()),
         "text": text,
@@ -278,12 +301,11 @@ def detect_folder(
             f"{partial} was begun with other prompts, pictures or weights; remove it, or choose another file for the"
             " result"
         )
-    out.parent.mkdir(parents=True, exist_ok=True)
     write_text(partial, "".join(json.dumps(record) + "\n" for record in done or [asked]))
     resumed = len(seen)
     left_out = LeftOut(len(pictures), most_unreadable)
     left_out |= {file: record["unreadable"] for file, record in seen.items() if "unreadable" in record}
-    with partial.open("a", encoding="utf-8") as file:
+    with partial.open("a", encoding="utf-8", newline="\n") as file:
         for path in tqdm(pictures, desc="detecting", unit="picture", disable=not progress):
             if path.name in seen:
                 continue

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 import torch
 from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 
+MOST_BYTES = 50_000_000  # of a picture from an address
 with suppress(ImportError):
     from pillow_heif import register_heif_opener
 
@@ -34,8 +36,7 @@ class MissingPicture(UnreadablePicture, FileNotFoundError):
 class LeftOut(dict[Any, str]):
     """The pictures of a run that could not be read, {name or id: why}: each is warned of, too many stop the run.
 
-    total: pictures of the run. most: so many may be left out; by default 20 or 5 %, whichever is more, and at most
-    half.
+    total: pictures of the run. most: so many may be left out; by default 20 or 5 %, whichever is more; at most half.
     """
 
     def __init__(self, total: int, most: int | None = None):
@@ -63,14 +64,15 @@ class LeftOut(dict[Any, str]):
             return None
 
 
-def load_image(source: str | Path | Image.Image | np.ndarray) -> np.ndarray:
+def load_image(source: str | Path | bytes | BinaryIO | Image.Image | np.ndarray | Tensor) -> np.ndarray:
     """Read a picture as uint8 [H, W, 3], RGB.
 
     EXIF rotation is applied, transparency is laid over white, 16-bit values are scaled to 8 bit (`_sixteen_bit`).
 
     Args:
-        source: a path, a PIL picture, or an array [H, W], [H, W, 1], [H, W, 3] or [H, W, 4] of uint8, uint16, bool, or
-            floats in 0..1.
+        source: a path, an address (http, https), a file's bytes or an open binary file, a PIL picture, or an array
+            [H, W], [H, W, 1], [H, W, 3] or [H, W, 4] of uint8, uint16, bool, or floats in 0..1; of tensors also
+            [3, H, W].
 
     Raises:
         UnreadablePicture: a file that is none (MissingPicture) or no picture.
@@ -79,14 +81,14 @@ def load_image(source: str | Path | Image.Image | np.ndarray) -> np.ndarray:
     return load_reduced(source)[0]
 
 
-def load_reduced(
-    source: str | Path | Image.Image | np.ndarray, side: int | None = None
-) -> tuple[np.ndarray, tuple[int, int]]:
+def load_reduced(source: Any, side: int | None = None) -> tuple[np.ndarray, tuple[int, int]]:
     """`load_image` for who needs a shorter side of about `side` pixels only: large pictures are decoded smaller.
 
     Returns (the picture, its shorter side at least 2 `side` unless the whole one's is less; (height, width) of the
     whole one).
     """
+    if isinstance(source, Tensor):
+        source = _as_array(source)
     if isinstance(source, np.ndarray):
         array = _over_white(_eight_bit(source))
         size, factor = array.shape[:2], min(array.shape[:2]) // (2 * side) if side else 0
@@ -106,15 +108,31 @@ def _upright_size(picture: Image.Image) -> tuple[int, int]:
     return picture.size[::-1] if picture.getexif().get(ExifTags.Base.Orientation, 1) >= 5 else picture.size
 
 
+def _as_array(tensor: Tensor) -> np.ndarray:
+    """A tensor [H, W], [H, W, C] or [3, H, W] as an array, channels last."""
+    array = (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).detach().cpu().numpy()
+    first = array.ndim == 3 and array.shape[0] in (1, 3, 4) and array.shape[2] not in (1, 3, 4)
+    return np.moveaxis(array, 0, -1) if first else array
+
+
 @contextmanager
-def _opened(source: str | Path | Image.Image) -> Iterator[Image.Image]:
+def _opened(source: Any) -> Iterator[Image.Image]:
     """A picture, its pixels not yet read; what goes wrong inside is an UnreadablePicture that names it."""
-    if not isinstance(source, (str, Path, Image.Image)):
-        raise ValueError(f"expected a path, a PIL picture or a numpy array [H, W, 3], got {type(source).__name__}")
-    name = "the PIL picture"
+    if isinstance(source, str) and "://" in source:
+        source = _fetched(source)
+    if isinstance(source, bytes):
+        source = io.BytesIO(source)
+    if not isinstance(source, (str, Path, Image.Image)) and not hasattr(source, "read"):
+        raise ValueError(
+            f"expected a path, an address, bytes, a PIL picture or a numpy array [H, W, 3], got {type(source).__name__}"
+        )
+    name = "the file" if hasattr(source, "read") else "the PIL picture"
     try:
         if isinstance(source, Image.Image):
             yield source
+        elif hasattr(source, "read"):
+            with Image.open(source) as picture:
+                yield picture
         else:
             name = path = Path(os.path.expanduser(source))  # ~nobody stays as it is
             if not path.is_file():
@@ -134,6 +152,27 @@ def _opened(source: str | Path | Image.Image) -> Iterator[Image.Image]:
         if str(name).lower().endswith(HEIC) and HEIC[0] not in Image.registered_extensions():
             reason = "HEIC pictures need the package pillow-heif: pip install pillow-heif)"
         raise UnreadablePicture(f"{name} is not a readable picture ({reason}") from error
+
+
+def _fetched(address: str) -> bytes:
+    """A file from the web, MOST_BYTES at most. Raises ValueError."""
+    import requests
+
+    if not address.lower().startswith(("http://", "https://")):
+        raise ValueError(f"expected a path, or an address that begins with http:// or https://, got {address!r:.200}")
+    try:
+        with requests.get(address, stream=True, timeout=(10, 30)) as answer:
+            answer.raise_for_status()
+            content = b""
+            for part in answer.iter_content(1 << 20):
+                content += part
+                if len(content) > MOST_BYTES:
+                    raise ValueError(
+                        f"{address:.200} is larger than {MOST_BYTES // 1_000_000} MB; download it yourself"
+                    )
+    except requests.RequestException as error:
+        raise ValueError(f"{address:.200} could not be fetched ({error}); check the address and the network") from error
+    return content
 
 
 def _pixels(picture: Image.Image, side: int | None, keep: bool) -> tuple[np.ndarray, tuple[int, int]]:

@@ -6,8 +6,12 @@ import codecs
 import json
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 CATALOGUE = REPOSITORY / "data" / "emoji_catalogue.csv"
@@ -62,12 +66,30 @@ def read_json(path: Path) -> Any:
         raise ValueError(f"{path} is not JSON: {error}") from error
 
 
+@contextmanager
+def locked(path: Path, otherwise: str) -> Iterator[None]:
+    """Holds a lock file for as long as the block lasts; the system lets go of it when the process ends,
+    however it does.
+
+    Raises ValueError: `otherwise` where another process holds it, and where it cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path).acquire(timeout=0)
+    except Timeout:
+        raise ValueError(otherwise) from None
+    except OSError as error:
+        raise ValueError(f"{path.parent} cannot be written to ({error}); choose another folder") from error
+    with lock:
+        yield
+
+
 def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all; its folder is made if missing."""
+    """Write a file whole or not at all, in UTF-8 and with "\\n" on every system; its folder is made if missing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
-        draft.write_text(text, encoding="utf-8")
+        draft.write_text(text, encoding="utf-8", newline="\n")
         os.replace(draft, path)
     except UnicodeEncodeError as error:  # half of a surrogate pair, from an escape in a JSON file
         raise ValueError(

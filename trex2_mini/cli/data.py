@@ -53,7 +53,7 @@ def get(name: str, images: int | None, full: bool, split: str, ids: Path | None,
     images = None if full else images
     name = "lvis-val" if name == "lvis" else name
     if name == "coco":
-        chosen = [int(line) for line in ids.read_text().split()] if ids else None
+        chosen = [int(line) for line in ids.read_text(encoding="utf-8").split()] if ids else None
         names = [download.coco(split, images, seed, chosen)]
     elif name in LVIS_SETS:
         names = [download.lvis(name, images, seed)]
@@ -67,6 +67,46 @@ def get(name: str, images: int | None, full: bool, split: str, ids: Path | None,
         dataset = open_dataset(own)
         boxes = len(dataset.coco["annotations"])
         print(f"{own}: {len(dataset)} images, {len(dataset.names)} categories, {boxes} boxes in {dataset.images}")
+
+
+@data.command()
+@click.argument("name", metavar="SET")
+@click.argument("out", type=PATH)
+@click.option("--least", type=click.IntRange(12), default=24, help="Pixels of the longer side of an object, at least.")
+def cutouts(name: str, out: Path, least: int) -> None:
+    """Cut the objects out of a set with masks, for scenes that are composed in training: `train --data cutouts:OUT`.
+
+    SET: a folder in COCO format or a known set, with polygon masks. OUT: a new folder, with one folder a category.
+
+    Examples:
+    trex2 data cutouts coco-train2017 data/cutouts
+    """
+    from trex2_mini.datasets.cutout_sets import make_library
+    from trex2_mini.datasets.registry import open_dataset
+
+    found = make_library(open_dataset(name), out, least)
+    print(f"{out}: {sum(found.values())} objects of {len(found)} categories")
+
+
+@data.command("cutouts-val")
+@click.argument("library", type=PATH)
+@click.option(
+    "--photographs", metavar="SET", help="Pieces of its pictures lie behind the objects (default: drawn ones)."
+)
+def cutouts_val(library: Path, photographs: str | None) -> None:
+    """Make the set cutouts-val: scenes of those cut-outs of a library that no training uses, under TREX2_DATA.
+
+    Examples:
+    trex2 data cutouts-val data/cutouts --photographs coco-val2017
+    """
+    from trex2_mini.datasets.cutout_sets import make_cutouts_val
+    from trex2_mini.datasets.registry import open_dataset
+    from trex2_mini.paths import data_root
+
+    behind = open_dataset(photographs) if photographs else None
+    made = open_dataset(str(make_cutouts_val(library, data_root() / "cutouts-val", behind)))
+    novel = sum(category["novel"] for category in made.categories)
+    print(f"cutouts-val: {len(made)} images, {len(made.names)} categories ({novel} novel) in {made.images}")
 
 
 @data.command()

@@ -32,8 +32,7 @@ CAPTIONS = "captions.json"
 @torch.inference_mode()
 def similarities(detector: Detector, encoded: EncodedImage, boxes: np.ndarray, phrases: Sequence[str]) -> np.ndarray:
     """Cosine of V of each region and T of each phrase: boxes [K, 4] (xyxy pixels) and P phrases -> [K, P]. In place of
-    CLIP's score.
-    """
+    CLIP's score."""
     normalized = xyxy_to_normalized(torch.as_tensor(boxes, dtype=torch.float32), encoded.height, encoded.width)
     regions = [(box[None], torch.zeros(0, 2)) for box in normalized]
     vectors = detector.model.encode_visual(encoded.features, RegionPrompts.from_lists([regions], detector.device))[0]
@@ -110,8 +109,7 @@ class VisualEngine:
     @property
     def dictionary(self) -> dict[str, int]:
         """All names that are given, with in how many pictures nothing says: names of this engine are negatives wherever
-        they are not found.
-        """
+        they are not found."""
         return dict.fromkeys(self.names, 0)
 
     def label(self, detector: Detector, image_id: int, image: np.ndarray) -> list[dict]:
@@ -170,9 +168,8 @@ def read_captions(folder: str | Path) -> tuple[list[dict], Path, dict[int, list[
     captions}, info and licenses).
 
     Three layouts: captions.json (COCO's captions format) with images/; pictures with a .txt of the same name beside
-    them, as web crawlers leave
-    them; folders of pictures, whose names are the captions (classification sets: the category is the prompt).
-    Raises ValueError for anything else.
+    them, as web crawlers leave them; folders of pictures, whose names are the captions (classification sets: the
+    category is the prompt). Raises ValueError for anything else.
     """
     folder = Path(folder).expanduser()
     if (folder / CAPTIONS).is_file():
@@ -227,7 +224,7 @@ def boxes_of(dataset: CocoDataset) -> dict[int, list[list[float]]]:
             (max(x, 0), max(y, 0), min(x + w, image["width"]), min(y + h, image["height"]))
             for x, y, w, h in (a["bbox"] for a in own if not a.get("iscrowd", 0))
         ]
-        found[image_id] = [list(c) for c in corners if c[2] - c[0] >= 1 and c[3] - c[1] >= 1]
+        found[image_id] = [list(c) for c in corners if c[2] - c[0] >= 1 and c[3] - c[1] >= 1 and max(c) > 1]
     return found
 
 

@@ -21,7 +21,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from trex2_mini.annotations import bring
@@ -31,7 +30,7 @@ from trex2_mini.datasets.pictures import Pictures
 from trex2_mini.detector import Detector
 from trex2_mini.evaluation.provenance import describe_code
 from trex2_mini.images import LeftOut, load_image
-from trex2_mini.paths import write_text
+from trex2_mini.paths import locked, write_text
 
 
 def run_engine(
@@ -74,28 +73,26 @@ def run_engine(
     settings = _settings(engine, images, checkpoint, shard)
     shards = out / "shards"
     shards.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(shards / "engine.lock", timeout=0):
-            begun = shards / "settings.json"
-            if begun.exists() and json.loads(begun.read_text(encoding="utf-8")) != settings:
-                raise ValueError(
-                    f"{out} was begun with other pictures, settings or weights; remove it, or choose another folder"
-                )
-            write_text(begun, json.dumps(settings, indent=2) + "\n")
-            parts = [images[i : i + shard] for i in range(0, len(images), shard)]
-            todo = [number for number in range(len(parts)) if not _file(shards, number).exists()]
-            resumed = sum(len(part) for number, part in enumerate(parts) if number not in todo)
-            with tqdm(
-                total=len(images), initial=resumed, desc=f"{engine.kind} engine", unit="picture", disable=not progress
-            ) as bar:
-                for number in _done(todo, workers, (engine, parts, folder, shards, str(checkpoint))):
-                    bar.update(len(parts[number]))
-            records = [
-                record for n in range(len(parts)) for record in json.loads(_file(shards, n).read_text(encoding="utf-8"))
-            ]
-            counts = _merge(engine, images, records, folder, out, settings, head or {})
-    except Timeout:
-        raise ValueError(f"another process runs an engine into {out}; wait for it, or choose another folder") from None
+    busy = f"another process runs an engine into {out}; wait for it, or choose another folder"
+    with locked(shards / "engine.lock", busy):
+        begun = shards / "settings.json"
+        if begun.exists() and json.loads(begun.read_text(encoding="utf-8")) != settings:
+            raise ValueError(
+                f"{out} was begun with other pictures, settings or weights; remove it, or choose another folder"
+            )
+        write_text(begun, json.dumps(settings, indent=2) + "\n")
+        parts = [images[i : i + shard] for i in range(0, len(images), shard)]
+        todo = [number for number in range(len(parts)) if not _file(shards, number).exists()]
+        resumed = sum(len(part) for number, part in enumerate(parts) if number not in todo)
+        with tqdm(
+            total=len(images), initial=resumed, desc=f"{engine.kind} engine", unit="picture", disable=not progress
+        ) as bar:
+            for number in _done(todo, workers, (engine, parts, folder, shards, str(checkpoint))):
+                bar.update(len(parts[number]))
+        records = [
+            record for n in range(len(parts)) for record in json.loads(_file(shards, n).read_text(encoding="utf-8"))
+        ]
+        counts = _merge(engine, images, records, folder, out, settings, head or {})
     return counts | {"resumed": resumed}
 
 
@@ -199,8 +196,7 @@ def _merge(
     """Writes annotations.json and brings the pictures; returns the counts.
 
     Categories are the names with boxes and the dictionary's others, by name. "negative" says whether training may draw
-    a name as a negative,
-    "count" in how many pictures' captions it is (text engine).
+    a name as a negative, "count" in how many pictures' captions it is (text engine).
     """
     pictures = Pictures(folder, [image["file_name"] for image in images])
     entry_of = {image["id"]: image for image in images}

@@ -40,12 +40,9 @@ class CountingDataset:
     """A split of a counting set in a folder.
 
     FSC147: annotation_FSC147_384.json, Train_Test_Val_FSC_147.json, ImageClasses_FSC147.txt and images_384_VarV2/;
-    boxes where a COCO file
-    annotations.json lies beside them (emoji-count).
-    FSCD-LVIS: instances_<split>.json (COCO format), count_<split>.json (three exemplar boxes a picture) and images/.
-    Where the count file
-    names a picture's category_id (emoji-count-lvis, whose instances are in annotations.json), only boxes of that
-    category count.
+    boxes where a COCO file annotations.json lies beside them (emoji-count). FSCD-LVIS: instances_<split>.json (COCO
+    format), count_<split>.json (three exemplar boxes a picture) and images/. Where the count file names a picture's
+    category_id (emoji-count-lvis, whose instances are in annotations.json), only boxes of that category count.
 
     Raises:
         FileNotFoundError: a file of the format is not there.

@@ -28,6 +28,7 @@ def open_dataset(name: str) -> CocoDataset:
 
     Args:
         name: "emoji-val" or another set of the embedded family, or "coins" (made on first use);
+            "cutouts-val" (made by `trex2 data cutouts-val`);
             "photo-wild-aquarium/val" or another of `PHOTO_WILD` (in the repository); "coco-val2017", "coco-train2017",
             "lvis-val", "lvis-minival", "lvis-train" (official files under <data root>); or a folder or JSON file in one
             of the formats of formats.py's table.
@@ -42,6 +43,13 @@ def open_dataset(name: str) -> CocoDataset:
         return coins(data_root() / "coins")
     if name in PHOTO_WILD:
         folder = PHOTO_WILD_FOLDER / name.removeprefix("photo-wild-")
+        return CocoDataset(folder / "annotations.json", folder / "images")
+    if name == "cutouts-val":
+        folder = data_root() / name
+        if not folder.is_dir():
+            raise FileNotFoundError(
+                f"{name} is made from a library of cut-outs: trex2 data cutouts-val LIBRARY ({folder})"
+            )
         return CocoDataset(folder / "annotations.json", folder / "images")
     official = re.fullmatch(rf"coco-({'|'.join(COCO_SPLITS)})(-.+)?", name)
     if official:

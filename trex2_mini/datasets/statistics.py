@@ -1,6 +1,5 @@
 """What is in a set (how many pictures, boxes and categories, and how they are spread), and what is wrong with its
-pictures.
-"""
+pictures."""
 
 from __future__ import annotations
 

@@ -115,5 +115,5 @@ def visual_banks(
                 f"{reference.path} has no example of any of {list(names)[:5]} ...; name another reference set"
             )
         rows = [label_of[name] for name in found]
-        banks.append(PromptBank(found, total[rows] / count[rows]))
+        banks.append(PromptBank(found, total[rows] / count[rows], detector.weights))
     return banks

@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from trex2_mini.boxes import xyxy_to_normalized
-from trex2_mini.checkpoint import file_hash, load_model
+from trex2_mini.checkpoint import file_hash, load_model, state_hash
 from trex2_mini.datasets.coco import CocoDataset
 from trex2_mini.datasets.registry import open_dataset
 from trex2_mini.datasets.sample import Sample
@@ -25,7 +25,6 @@ from trex2_mini.detector import Detector, top_detections
 from trex2_mini.evaluation.bank import encode_in_batches
 from trex2_mini.evaluation.lvis import lvis_ap
 from trex2_mini.evaluation.metrics import coco_ap
-from trex2_mini.evaluation.provenance import state_hash
 from trex2_mini.model.box_decoder import DecoderOutput
 from trex2_mini.model.image_encoder import ImageFeatures
 from trex2_mini.processes import process
@@ -39,8 +38,7 @@ class Answers:
     """What a detector answered under a protocol, ready to be measured, once (`measure`) or many times (`bootstrap`).
 
     truth: a COCO dictionary. detections: as COCO results. category_ids, image_ids: those that count. details: what the
-    protocol says
-    besides. groups: {image id: what it belongs to} where images are not independent (frames of a clip).
+    protocol says besides. groups: {image id: what it belongs to} where images are not independent (frames of a clip).
     """
 
     truth: dict

@@ -47,10 +47,8 @@ def video(
     """Detections on the frames that were not prompted, of the first `limit` clips.
 
     details: clips, prompts (categories asked for, summed over clips), examples, echo (AP of answering the boxes of the
-    nearest prompted frame,
-    unchanged: what an object that does not move would give), AP_near and AP_far (the nearer and the farther half of the
-    frames, by
-    their distance in time from the nearest prompted one).
+    nearest prompted frame, unchanged: what an object that does not move would give), AP_near and AP_far (the nearer and
+    the farther half of the frames, by their distance in time from the nearest prompted one).
 
     Raises ValueError: no clips, fewer frames than examples, nothing to find.
     """
