@@ -18,9 +18,23 @@ from trex2_mini.datasets.formats import (
     official_lvis,
     open_folder,
 )
+from trex2_mini.datasets.large.index import ParquetDataset
+from trex2_mini.datasets.odinw import large_suites, open_large_suite
 from trex2_mini.datasets.photo_wild import FOLDER as PHOTO_WILD_FOLDER
 from trex2_mini.datasets.photo_wild import PHOTO_WILD
 from trex2_mini.paths import data_root
+
+INDEX = "index.parquet"  # trex2 data index
+
+
+def open_training_set(name: str) -> CocoDataset | ParquetDataset:
+    """What training draws from: anything `open_dataset` takes, or a folder with index.parquet and images/ (by its path,
+    or by its name under the data root).
+    """
+    for folder in (Path(name).expanduser(), data_root() / name):
+        if (folder / INDEX).is_file():
+            return ParquetDataset(folder / INDEX, folder / "images")
+    return open_dataset(name)
 
 
 def open_dataset(name: str) -> CocoDataset:
@@ -29,7 +43,8 @@ def open_dataset(name: str) -> CocoDataset:
     Args:
         name: "emoji-val" or another set of the embedded family, or "coins" (made on first use);
             "photo-wild-aquarium/val" or another of `PHOTO_WILD` (in the repository); "coco-val2017", "coco-train2017",
-            "lvis-val", "lvis-minival", "lvis-train" (official files under <data root>); or a folder: annotations.json
+            "lvis-val", "lvis-minival", "lvis-train" (official files under <data root>); "odinw35/NAME/val" or "/train",
+            "rf100/NAME/test" or "/train" (odinw.py); or a folder: annotations.json
             and images/, a Roboflow export (_annotations.coco.json), or Pascal VOC (one XML a picture).
 
     Raises:
@@ -43,6 +58,8 @@ def open_dataset(name: str) -> CocoDataset:
     if name in PHOTO_WILD:
         folder = PHOTO_WILD_FOLDER / name.removeprefix("photo-wild-")
         return CocoDataset(folder / "annotations.json", folder / "images")
+    if name.startswith(("odinw35/", "rf100/")):
+        return open_large_suite(name)
     official = re.fullmatch(rf"coco-({'|'.join(COCO_SPLITS)})(-.+)?", name)
     if official:
         return official_coco(name, official[1], official[2] or "")
@@ -70,7 +87,7 @@ def suites() -> dict[str, dict[str, str]]:
     return {
         suite: {n: n.removesuffix("val") + split for n in names if n.startswith(f"{suite}-") and n.endswith("/val")}
         for suite, (names, split) in examples.items()
-    }
+    } | large_suites()
 
 
 def reference_of(data: object) -> str:

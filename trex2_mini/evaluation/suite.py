@@ -8,16 +8,19 @@ more than on the draws, so the median stands beside the mean.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from trex2_mini.datasets.odinw import RF100_SETS
 from trex2_mini.datasets.registry import suites
 from trex2_mini.detector import Detector
 from trex2_mini.evaluation.baselines import BASELINES
 from trex2_mini.evaluation.together import together
 from trex2_mini.evaluation.trial import open_detector
+from trex2_mini.paths import data_root
 
 ROWS = (
     *("text", "visual-g", "mixed", "visual-i", "points", "echo"),
@@ -40,7 +43,7 @@ def measure_suite(
 
     Args:
         checkpoint, examples, draws, limit (of each set), seed, baselines: as in `together`.
-        suite: a key of `suites()`: "photo-wild" or "emoji-wild".
+        suite: a key of `suites()`: "photo-wild", "emoji-wild", "odinw35" or "rf100" (their sets that are there).
 
     Returns:
         {"suite", "sets": {set: what `Together.measured` says},
@@ -48,11 +51,13 @@ def measure_suite(
         "about": {set: where the numbers come from}}.
 
     Raises:
-        ValueError: there is no such suite.
+        ValueError: there is no such suite, or none of its sets.
     """
     known = suites()
     if suite not in known:
         raise ValueError(f"unknown suite {suite!r}; expected one of {', '.join(known)}")
+    if not known[suite]:
+        raise ValueError(f"no set of {suite} lies under {data_root() / suite}; data/README.md says where to get them")
     detector, weights = open_detector(checkpoint)
     options = {"examples": examples, "draws": draws, "limit": limit, "seed": seed, "baselines": baselines}
     options["progress"] = progress
@@ -72,7 +77,11 @@ def measure_suite(
 def as_table(result: dict) -> str:
     """Markdown: a row a protocol, a column a set, then mean and median; AP in percent."""
     columns = list(next(iter(result["AP"].values())))
-    short = [c.removeprefix(f"{result['suite']}-").removesuffix("/val") for c in columns]
+    own = result["suite"]
+    short = [re.sub(rf"^{own}[-/]|/(val|test)$", "", column) for column in columns]
     rows = [f"| AP | {' | '.join(short)} |", "|---" + "|--:" * len(columns) + "|"]
     rows += [f"| {p} | {' | '.join(f'{aps[c]:.1f}' for c in columns)} |" for p, aps in result["AP"].items()]
+    whole = {"odinw35": 35, "rf100": RF100_SETS}.get(own, len(short) - 2)
+    if len(short) - 2 < whole:
+        rows.append(f"\n{len(short) - 2} of the {whole} sets are here; the mean and the median are theirs.")
     return "\n".join(rows) + "\n"

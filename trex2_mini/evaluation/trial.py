@@ -71,15 +71,16 @@ class Trial:
     images: int
     batch_size: int = 8
     progress: bool = True
+    first: int = 0  # where the images begin; `images` is where they end
 
     @property
     def image_ids(self) -> list[int]:
-        return [image["id"] for image in self.dataset.coco["images"][: self.images]]
+        return [image["id"] for image in self.dataset.coco["images"][self.first : self.images]]
 
     def batches(self) -> Iterator[tuple[list[Sample], ImageFeatures]]:
         """The batches of images with their features; of several processes, each has every n-th batch."""
         rank, count = process()
-        starts = range(rank * self.batch_size, self.images, count * self.batch_size)
+        starts = range(self.first + rank * self.batch_size, self.images, count * self.batch_size)
         indices = [i for start in starts for i in range(start, min(start + self.batch_size, self.images))]
         title = "detecting" if self.progress and rank == 0 else None
         return encode_in_batches(self.detector, self.dataset, indices, self.batch_size, title)
