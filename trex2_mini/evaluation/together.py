@@ -30,7 +30,7 @@ from trex2_mini.evaluation.interactive import draw_prompts, echo_detections, onl
 from trex2_mini.evaluation.protocols import mixed, text, visual_generic, visual_interactive
 from trex2_mini.evaluation.provenance import describe_code, describe_dataset
 from trex2_mini.evaluation.region import region_ranks, region_scores
-from trex2_mini.evaluation.trial import Answers, Trial, open_detector, opened
+from trex2_mini.evaluation.trial import Answers, Packed, Trial, open_detector, opened
 from trex2_mini.model.image_encoder import ImageFeatures
 from trex2_mini.processes import process
 from trex2_mini.prompt_bank import PromptBank
@@ -137,7 +137,7 @@ def together(
     trial = Trial(detector, dataset, len(dataset.coco["images"][:limit]), batch_size, progress)
     words = detector.model.encode_text([dataset.names[label] for label in labels])
     prompts = [draw_prompts(dataset.coco, s, set(ids), set(trial.image_ids)) for s in seeds]
-    rows: dict[str, list[list[dict]]] = {}
+    rows: dict[str, list[Packed] | list[list[dict]]] = {}
     for piece in pieces(trial, memory):
         here = set(piece.image_ids)
         drawn = [{pair: own for pair, own in each.items() if pair[0] in here} for each in prompts]
@@ -151,18 +151,22 @@ def together(
             "region-visual": [region_ranks(piece, labels, bank.embeddings) for bank in banks],
         }
         for kind, several in found.items():
-            for whole, own in zip(rows.setdefault(kind, [[] for _ in several]), several):
-                whole += own
+            empty = list if kind.startswith("region") else Packed
+            for whole, own in zip(rows.setdefault(kind, [empty() for _ in several]), several):
+                whole.extend(own)
 
-    def given(detections: list[dict], truth: dict = dataset.coco) -> Answers:
-        return Answers(truth, detections, ids, trial.image_ids)
+    def given(detections: Sequence[dict], truth: dict = dataset.coco) -> Answers:
+        packed = detections if isinstance(detections, Packed) else Packed()
+        if packed is not detections:
+            packed.extend(detections)
+        return Answers(truth, packed, ids, trial.image_ids)
 
     answers = {kind: [given(own) for own in rows[kind]] for kind in ("text", "visual-g", "mixed")}
     for draw, own in enumerate(prompts):
         kinds = {kind: rows[kind][draw] for kind in ("visual-i", "points")} | {"echo": echo_detections(own)}
         kinds |= {kind: baseline_detections(kind, dataset, own, trial.image_ids, progress) for kind in baselines}
         for kind, detections in kinds.items():
-            truth, others, _ = only_others(dataset.coco, detections, own)
+            truth, others, _ = only_others(dataset.coco, list(detections), own)
             answers.setdefault(kind, []).append(given(detections))
             answers.setdefault(f"{kind}-others", []).append(given(others, truth))
     regions = {kind: rows[kind] for kind in ("region", "region-visual")}

@@ -34,6 +34,31 @@ CATEGORY_SETS = ("all", "trained", "novel")
 MAX_DETECTIONS = 300  # an image
 
 
+class Packed(Sequence):
+    """COCO results in a tenth of the memory: dictionaries are made as they are asked for."""
+
+    def __init__(self) -> None:
+        self._parts: list[np.ndarray] = []
+
+    def extend(self, results: Sequence[dict]) -> None:
+        """results: {"image_id", "category_id", "bbox": [x, y, width, height], "score"}."""
+        rows = [(d["image_id"], d["category_id"], d["bbox"], d["score"]) for d in results]
+        kind = [("image_id", np.int64), ("category_id", np.int64), ("bbox", np.float64, 4), ("score", np.float64)]
+        self._parts.append(np.array(rows, dtype=kind))
+
+    def __len__(self) -> int:
+        return sum(map(len, self._parts))
+
+    def __iter__(self) -> Iterator[dict]:
+        for part in self._parts:
+            for row in part:
+                image, category, box, score = row.tolist()
+                yield {"image_id": image, "category_id": category, "bbox": box.tolist(), "score": score}
+
+    def __getitem__(self, index):
+        return list(self)[index]
+
+
 @dataclass
 class Answers:
     """What a detector answered under a protocol, ready to be measured, once (`measure`) or many times (`bootstrap`).
@@ -44,7 +69,7 @@ class Answers:
     """
 
     truth: dict
-    detections: list[dict]
+    detections: Sequence[dict]
     category_ids: list[int]
     image_ids: list[int]
     details: dict = field(default_factory=dict)
