@@ -13,7 +13,7 @@ __all__ = ["Detections", "Detector", "PromptBank", "PromptCanvas", "PromptStudio
 
 _HOME = {
     "Detector": "detector",
-    "Detections": "detector",
+    "Detections": "detections",
     "PromptBank": "prompt_bank",
     "PromptCanvas": "interactive.canvas",
     "PromptStudio": "interactive.studio",

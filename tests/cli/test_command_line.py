@@ -226,3 +226,21 @@ def test_a_suite_is_a_table_with_mean_and_median(monkeypatch, capsys, tmp_path):
     assert main(["suite", "photo-wild", *few]) == 0
     assert capsys.readouterr().out.startswith("| AP | ships | mean | median |\n")
     assert json.loads((tmp_path / "a.json").read_text())["AP"]["echo"]["mean"] > 0
+
+
+def test_search_ranks_a_folder_writes_a_page_and_measures(checkpoint, squares_set, tmp_path, capsys):
+    pictures, out, found = squares_set / "images", tmp_path / "found.html", tmp_path / "found.json"
+    example = ["--image", str(pictures / "0.png"), "--box", "5", "5", "20", "20", "--name", "red square"]
+    options = ["--checkpoint", str(checkpoint), "--index", str(tmp_path / "index"), "--out", str(out), "--top", "3"]
+    assert main(["search", str(pictures), "--text", "red square", *example, *options, "--json", str(found)]) == 0
+    assert out.read_text().count("<figure>") == 3 and len(json.loads(found.read_text())["hits"]) == 3
+    measured = tmp_path / "measured.json"
+    options = ["--checkpoint", str(checkpoint), "--measure", "--json", str(measured)]
+    assert main(["search", str(squares_set), *options]) == 0
+    result = json.loads(measured.read_text())
+    assert result["pictures"] == 4 and result["bytes_a_picture"] == 16 * (32 + 4) * 2
+    # a shortlist of all pictures loses nothing
+    assert result["text"]["shortlist"] == result["text"]["everything"] and result["text"]["kept"]["30"] == 1
+    assert "index" in capsys.readouterr().out
+    assert main(["search", str(pictures), *options[:2]]) == 1
+    assert "nothing is asked for" in capsys.readouterr().err

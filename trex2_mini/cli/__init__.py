@@ -18,6 +18,7 @@ from trex2_mini.cli.options import Group
 SECTIONS = {
     "Find objects": {
         "detect": ("detect:detect", "find objects on a picture or a folder, by names, boxes, points or a prompt bank"),
+        "search": ("search:search", "rank the pictures of a folder by words, examples on a picture, or both"),
         "demo": ("demo:demo", "run the first notebook on the shipped checkpoint"),
     },
     "Sets and measures": {

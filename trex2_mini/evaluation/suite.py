@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from trex2_mini.datasets.odinw import RF100_SETS
 from trex2_mini.datasets.registry import suites
@@ -74,14 +75,12 @@ def measure_suite(
     return {"suite": suite, "sets": measured, "AP": table, "about": about}
 
 
-def as_table(result: dict) -> str:
-    """Markdown: a row a protocol, a column a set, then mean and median; AP in percent."""
-    columns = list(next(iter(result["AP"].values())))
-    own = result["suite"]
-    short = [re.sub(rf"^{own}[-/]|/(val|test)$", "", column) for column in columns]
-    rows = [f"| AP | {' | '.join(short)} |", "|---" + "|--:" * len(columns) + "|"]
-    rows += [f"| {p} | {' | '.join(f'{aps[c]:.1f}' for c in columns)} |" for p, aps in result["AP"].items()]
-    whole = {"odinw35": 35, "rf100": RF100_SETS}.get(own, len(short) - 2)
-    if len(short) - 2 < whole:
-        rows.append(f"\n{len(short) - 2} of the {whole} sets are here; the mean and the median are theirs.")
-    return "\n".join(rows) + "\n"
+def as_table(result: dict) -> pd.DataFrame:
+    """A row a protocol, a column a set, then mean and median; AP in percent."""
+    table = pd.DataFrame(result["AP"]).T.rename_axis("AP").reset_index()
+    return table.rename(columns=lambda name: re.sub(rf"^{result['suite']}[-/]|/(val|test)$", "", name))
+
+
+def missing(result: dict) -> int:
+    """How many of a suite's sets are not here."""
+    return max(0, {"odinw35": 35, "rf100": RF100_SETS}.get(result["suite"], 0) - len(result["sets"]))

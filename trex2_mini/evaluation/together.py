@@ -2,8 +2,7 @@
 
 `evaluate` measures one protocol at a time, from pictures to AP. Here every image, and every example of all draws, is
 encoded once, which is most of the work; the numbers are those of `evaluate`. Images are taken in pieces, so that their
-features fit a budget. All protocols are given the same
-categories: those that have an example in the reference set.
+features fit a budget. All protocols are given the same categories: those that have an example in the reference set.
 
     text, visual-g, mixed, visual-i, visual-i-others   as in protocols.py
     points, points-others                              visual-i by centre points instead of boxes
@@ -79,8 +78,7 @@ class Together:
 
     def measured(self) -> dict[str, dict]:
         """{protocol: {measure: mean over the draws}, with std {measure: standard deviation of a draw} where there are
-        several, and per_category}.
-        """
+        several, and per_category}."""
         found = {name: [own.measure() for own in draws] for name, draws in self.answers.items()}
         found |= {
             name: [region_scores(rows, self.dataset.names) for rows in draws] for name, draws in self.regions.items()
@@ -162,6 +160,8 @@ def together(
         return Answers(truth, packed, ids, trial.image_ids)
 
     answers = {kind: [given(own) for own in rows[kind]] for kind in ("text", "visual-g", "mixed")}
+    readable = set(trial.image_ids)
+    prompts = [{pair: own for pair, own in each.items() if pair[0] in readable} for each in prompts]
     for draw, own in enumerate(prompts):
         kinds = {kind: rows[kind][draw] for kind in ("visual-i", "points")} | {"echo": echo_detections(own)}
         kinds |= {kind: baseline_detections(kind, dataset, own, trial.image_ids, progress) for kind in baselines}

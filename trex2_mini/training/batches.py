@@ -30,7 +30,7 @@ CUTOUTS = "cutouts:"  # before the folder of a library
 
 class DatasetBatches:
     """Pictures of a set in COCO format, drawn at random and changed: objects pasted in, scaled, cropped, mirrored,
-    colours distorted.
+    colours distorted. In place of a picture that cannot be read stands another (`CocoDataset.read`).
 
     Two pictures in a row share a category where the set allows it, as emoji scenes do. One size a batch (those of the
     emoji scenes,
@@ -67,6 +67,7 @@ class DatasetBatches:
         self._holdings = dataset.holdings
         if not len(self._holdings.pictures):
             raise ValueError(f"{dataset.path} holds no object to train on")
+        dataset.left_out.most = min(dataset.left_out.most, len(self._holdings.pictures) // 2)
         self._annotations: dict[int, list[dict]] = {}  # with masks, to paste from
         if pasted and isinstance(dataset, CocoDataset):
             self._annotations = dataset.annotations_by_image()
@@ -87,7 +88,9 @@ class DatasetBatches:
         for i in range(count):
             if i % 2 == 0:
                 pool = held.holding(rng.choice(held.labels)) if rng.random() < self.balance else held.pictures
-            sample = self.dataset[int(pool[rng.integers(len(pool))])]
+            index = pool[rng.integers(len(pool))]
+            while (sample := self.dataset.read(int(index))) is None:
+                index = held.pictures[rng.integers(len(held.pictures))]
             if len(sample.labels):  # the next picture shares a category with this one
                 pool = held.holding(rng.choice(np.unique(sample.labels)))
             cuts = (cuts if i % 2 else []) + self._cuts(sample)

@@ -7,7 +7,6 @@ share one copy in the system's page cache. Needs pyarrow: pip install "trex2-min
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import shutil
@@ -18,12 +17,11 @@ from pathlib import Path
 
 import numpy as np
 from filelock import FileLock
-from PIL import Image
 
 from trex2_mini.datasets.holdings import Holdings
 from trex2_mini.datasets.large.rows import Row, inside
 from trex2_mini.datasets.sample import Sample
-from trex2_mini.images import load_image
+from trex2_mini.images import LeftOut, MissingPicture, load_image
 
 FLAT = {"boxes": np.float32, "labels": np.int32, "crowd": np.bool_, "looked_for": np.int32, "ambiguous": np.int32}
 OF_PICTURE = {"width": np.int32, "height": np.int32, "offset": np.int64, "size": np.int64}
@@ -194,6 +192,7 @@ class ParquetDataset:
         self.category_ids = list(range(len(self.categories)))
         self.names: list[str] = [entry["name"] for entry in self.categories]
         self.problems: list[str] = []
+        self.left_out = LeftOut(len(self))
 
     def _map(self) -> None:
         def mapped(name: str) -> np.ndarray:
@@ -238,13 +237,15 @@ class ParquetDataset:
         path = self.images / inside(file, self.path)
         if offset < 0:
             return load_image(path)
+        if not path.is_file():
+            raise MissingPicture(f"the tar {path} does not exist")
         with path.open("rb") as archive:
             archive.seek(offset)
-            data = archive.read(int(self._fixed["size"][index]))
-        try:
-            return load_image(Image.open(io.BytesIO(data)))
-        except OSError as error:
-            raise ValueError(f"{path}: at byte {offset} there is no readable picture: {error}") from error
+            return load_image(archive.read(int(self._fixed["size"][index])))
+
+    def read(self, index: int) -> Sample | None:
+        """As `CocoDataset.read`."""
+        return self.left_out.read(index, self.__getitem__, index)
 
     def __getitem__(self, index: int) -> Sample:
         """Picture `index` and its objects: boxes cut at the border, without crowds and boxes of no width or height."""
