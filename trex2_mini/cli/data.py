@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from trex2_mini.cli.options import PATH, Group
+from trex2_mini.cli.options import PATH, Group, Several
 
 READERS = {  # of datasets/large
     "objects365": "detection:objects365",
@@ -123,11 +123,13 @@ def cutouts_val(library: Path, photographs: str | None) -> None:
 @click.argument("folder", metavar="NAME|FOLDER")
 @click.option("--out", type=PATH, metavar="FILE", help="A picture of the statistics.")
 @click.option("--decode", is_flag=True, help="Read every picture's pixels too: finds files that are cut short.")
-def check(folder: str, out: Path | None, decode: bool) -> None:
+@click.option("--against", cls=Several, metavar="NAME...", help="Evaluation sets whose pictures must not be in it.")
+def check(folder: str, out: Path | None, decode: bool, against: tuple[str]) -> None:
     """What is in a set, and what is wrong with it.
 
     Examples:
     trex2 data check my/set --decode
+    trex2 data check my/set --against coco-val2017 lvis-val
     trex2 data check emoji-val --out statistics.png
     """
     from trex2_mini.datasets.registry import open_dataset
@@ -146,6 +148,10 @@ def check(folder: str, out: Path | None, decode: bool) -> None:
         save_statistics(found, out)
         print(f"picture: {out}")
     problems = dataset.problems + check_pictures(dataset, decode=decode)
+    if against:
+        from trex2_mini.datasets.leaks import warnings_of
+
+        problems += warnings_of([(folder, dataset)], [(name, open_dataset(name)) for name in against], look=True)
     for problem in problems[:50]:
         print(f"problem: {problem}")
     print(f"{len(problems)} problems" + (", the first 50 are shown" if len(problems) > 50 else ""))

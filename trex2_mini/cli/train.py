@@ -35,10 +35,14 @@ from trex2_mini.cli.options import PATH, Several, command
 @click.option("--random-weights", is_flag=True, help="Do not start from ImageNet and CLIP weights (swin_t, swin_l).")
 @click.option("--device", default="cpu", help="cpu or cuda; under torchrun each process has a GPU of its own.")
 @click.option("--workers", type=int, default=1, help="Processes that make pictures, beside each that trains.")
+@click.option(
+    "--held-out", cls=Several, default=["coco-val2017", "lvis-val"], metavar="NAME...",
+    help="Sets that will be measured on; training on their pictures is warned of, where the sets are here.",
+)  # fmt: skip
 def train(
     preset: str, data: tuple[str], text_data: tuple[str], visual_data: tuple[str], mixture: Path | None,
     config_path: Path | None, changes: tuple[str], run: Path, resume: bool, start_from: str | None, save_every: int,
-    random_weights: bool, device: str, workers: int,
+    random_weights: bool, device: str, workers: int, held_out: tuple[str],
 ) -> None:  # fmt: skip
     """Train a model on emoji scenes or on sets in COCO format. Ctrl-C stops; --resume goes on.
 
@@ -50,7 +54,7 @@ def train(
     """
     from trex2_mini import config as configs
     from trex2_mini.processes import one_of_many
-    from trex2_mini.training.batches import open_batches
+    from trex2_mini.training.batches import open_batches, sets_of
     from trex2_mini.training.iteration import batch_parts, iteration_kinds
     from trex2_mini.training.trainer import Trainer
 
@@ -67,6 +71,7 @@ def train(
             text, size, recipe.seed, short_side, recipe.balance, recipe.short_sides, parts, visual,
             functools.partial(iteration_kinds, config=recipe),
         )  # fmt: skip
+        _warn_of_leaks(sets_of(batches), held_out)
         pretrained = not (random_weights or resume or start_from)
         trainer = Trainer(run, config, batches, batches.names, batches.trainable, device, pretrained=pretrained)
         if resume:
@@ -76,6 +81,21 @@ def train(
         elif start_from:
             trainer.start_from(start_from)
         trainer.train(save_every, workers=workers)
+
+
+def _warn_of_leaks(training: list, held_out: tuple[str]) -> None:
+    """Says which of the sets trained on hold pictures of those that are measured on, by their file names."""
+    from trex2_mini.datasets.leaks import warnings_of
+    from trex2_mini.datasets.registry import open_dataset
+
+    evaluation = []
+    for name in held_out if training else ():
+        try:
+            evaluation.append((name, open_dataset(name)))
+        except FileNotFoundError:  # a set that is not here can be compared with none
+            continue
+    for line in warnings_of(training, evaluation, look=False):
+        click.echo(f"warning: {line} (trex2 data check NAME --against SET compares pixels too)", err=True)
 
 
 def _lists(

@@ -268,6 +268,12 @@ def open_batches(
     return MixedBatches(sources, own, seed, sides, parts, other, kinds)
 
 
+def sets_of(batches: Source | MixedBatches) -> list[tuple[str, CocoDataset | ParquetDataset]]:
+    """The sets that batches draw from, with their names."""
+    sources = batches.sources if isinstance(batches, MixedBatches) else [batches]
+    return [(str(own.dataset.path.parent), own.dataset) for own in sources if isinstance(own, DatasetBatches)]
+
+
 def _shares(data: Sequence[str]) -> dict[str, float]:
     """{name: share} of NAME[=SHARE], which is 1 where it is not said. Raises ValueError."""
     shares: dict[str, float] = {}
