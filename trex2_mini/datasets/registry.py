@@ -28,13 +28,14 @@ INDEX = "index.parquet"  # trex2 data index
 
 
 def open_training_set(name: str) -> CocoDataset | ParquetDataset:
-    """What training draws from: anything `open_dataset` takes, or a folder with index.parquet and images/ (by its path,
-    or by its name under the data root).
+    """What training draws from: anything `open_dataset` takes, or a folder with index.parquet and images/; folders by
+    their path, or by their name under the data root.
     """
     for folder in (Path(name).expanduser(), data_root() / name):
         if (folder / INDEX).is_file():
             return ParquetDataset(folder / INDEX, folder / "images")
-    return open_dataset(name)
+    here = data_root() / name
+    return open_dataset(str(here) if (here / "annotations.json").is_file() and name not in EMOJI_SETS else name)
 
 
 def open_dataset(name: str) -> CocoDataset:
