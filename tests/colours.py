@@ -85,7 +85,8 @@ class ColourModel(torch.nn.Module):
 
 class ColourDetector(Detector):
     def __init__(self):
-        super().__init__(ColourModel(), SimpleNamespace(model=SimpleNamespace(dim=3, nms_iou=0.7)), "cpu")
+        sizes = {"strides": (8,), "short_side": 64, "long_side": 96}
+        super().__init__(ColourModel(), SimpleNamespace(model=SimpleNamespace(dim=3, nms_iou=0.7, **sizes)), "cpu")
 
     def encode_batch(self, images):
         return images
