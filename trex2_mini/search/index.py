@@ -66,7 +66,9 @@ class PhotoIndex:
         rows = self._path.stat().st_size // self.bytes_a_picture if self._path.exists() else 0
         for line in listed.read_text(encoding="utf-8", errors="replace").split("\n")[:-1] if listed.exists() else []:
             record = self._checked(line, rows)
-            self._records.pop(owner.get(record["row"], ""), None)  # a row that was given to another picture
+            before = owner.get(record["row"])
+            if before in self._records and self._records[before]["row"] == record["row"]:
+                del self._records[before]  # its row was given to another picture
             self._records[record["file"]] = record
             if record["row"] is not None:
                 owner[record["row"]] = record["file"]

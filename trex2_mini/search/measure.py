@@ -118,33 +118,39 @@ def retrieval_scores(scores: np.ndarray, right: np.ndarray) -> dict[str, float]:
 
 
 def time_search(
-    detector: Detector, folder: str | Path, words: Sequence[str], simulated: int = 100_000, progress: bool = True
+    detector: Detector,
+    folder: str | Path,
+    words: Sequence[str],
+    simulated: Sequence[int] = (1_000, 100_000),
+    progress: bool = True,
 ) -> dict:
-    """Seconds to index a folder (in a temporary place), and of a question to it and to `simulated` pictures.
+    """Processor seconds (on one thread of a quiet machine: seconds) of indexing a folder, in a temporary place, and of
+    questions: {"pictures", "indexing", "question", "index_alone": of the folder, "shortlist", "bytes_a_picture",
+    "simulated": {pictures: {"index_alone", "question"}}}.
 
-    "first_question" waits for what is loaded once. "question" is the median over `words`, of it "index" the scores;
-    "question_index_only" is without the detector. Simulated are the index's rows, repeated; the shortlist costs what it
-    costs here.
+    Of the second and further `words` the median counts; the first one waits for what is loaded once. Simulated indexes
+    repeat the rows of the folder's; the detector's part of a question is the same for all.
     """
     with TemporaryDirectory() as place:
-        index, start = PhotoIndex(detector, folder, place), time.perf_counter()
-        counts = index.update(progress)
-        result = {**counts, "seconds_to_index": time.perf_counter() - start, "bytes_a_picture": index.bytes_a_picture}
-        ask = {"first_question": [words[0]], "question": words[1:], "question_index_only": words[1:]}
-        for key, each in ask.items():
-            shortlist = 0 if key == "question_index_only" else SHORTLIST
-            result[key] = float(np.median([_seconds(search, index, word, shortlist=shortlist) for word in each]))
+        index = PhotoIndex(detector, folder, place)
+        spent = {"indexing": _seconds(index.update, progress)}
+        for key, shortlist in (("question", SHORTLIST), ("index_alone", 0)):
+            each = [_seconds(search, index, word, shortlist=shortlist) for word in words]
+            spent[key] = float(np.median(each[1:]))
         prompts = question(detector, words[0]).embeddings
-        result["index"] = _seconds(index.scores, prompts)
-        rows = (Path(place) / "vectors.f16").read_bytes()
-        with open(Path(place) / "vectors.f16", "wb") as large:
-            for _ in range(math.ceil(simulated * index.bytes_a_picture / len(rows))):
-                large.write(rows)
-        result |= {"simulated": simulated, "index_simulated": _seconds(index.scores, prompts)}
-    return result | {"question_simulated": result["question"] - result["index"] + result["index_simulated"]}
+        looking, rows = spent["question"] - spent["index_alone"], (Path(place) / "vectors.f16").read_bytes()
+        larger = {}
+        for pictures in simulated:
+            with open(Path(place) / "vectors.f16", "wb") as file:
+                for _ in range(math.ceil(pictures * index.bytes_a_picture / len(rows))):
+                    file.write(rows)
+            alone = _seconds(index.scores, prompts)
+            larger[str(pictures)] = {"index_alone": alone, "question": looking + alone}
+        about = {"pictures": len(index.files), "shortlist": SHORTLIST, "bytes_a_picture": index.bytes_a_picture}
+        return about | spent | {"simulated": larger}
 
 
 def _seconds(act, *arguments, **options) -> float:
-    start = time.perf_counter()
+    start = time.process_time()
     act(*arguments, **options)
-    return time.perf_counter() - start
+    return time.process_time() - start
