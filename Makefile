@@ -8,6 +8,8 @@ VENV ?= $(or $(VIRTUAL_ENV),.venv)
 TORCH_INDEX ?=
 # How many seconds one notebook cell may take in `make test`.
 CELL_TIMEOUT ?= 900
+# How many tests run at once; each worker needs about 2 GB.
+WORKERS ?= $(shell $(PYTHON) -c "import os; print(min(4, os.cpu_count()))")
 
 # Where `make kit` puts what a machine without a network needs, and what pip downloads for it (setuptools builds the package there).
 KIT ?= runs/kit
@@ -52,8 +54,10 @@ demo: $(STAMP) ## run notebooks/00_quickstart.ipynb on the shipped checkpoint; l
 	@rm -rf $(DEMO)
 	$(PY) -m trex2_mini demo --out $(DEMO)
 
-test: lint ## ruff, the tests, and every notebook from top to bottom; the times of both at the end
-	MPLBACKEND= $(PY) -m pytest --nbmake --nbmake-timeout=$(CELL_TIMEOUT) --durations=90 --durations-min=3 tests $(wildcard notebooks)
+# One thread a worker: more would only get into each other's way.
+test: lint data ## ruff, the tests, and every notebook from top to bottom; the times of both at the end
+	MPLBACKEND= OMP_NUM_THREADS=$(or $(OMP_NUM_THREADS),1) $(PY) -m pytest -n $(WORKERS) --dist worksteal \
+	  --nbmake --nbmake-timeout=$(CELL_TIMEOUT) --durations=60 --durations-min=3 $(wildcard notebooks) tests
 
 lint: $(STAMP) ## ruff on the package, the tests and the notebooks; who may import whom
 	$(PY) -m ruff check .
@@ -77,6 +81,6 @@ endif
 	@du -sh "$(KIT)"/* && cat "$(KIT)/INSTALL.txt"
 
 clean: ## remove what can be made again: the demo's output, the embedded sets, caches (trained runs and .venv stay)
-	rm -rf $(DEMO) data/emoji-*/ .pytest_cache .ruff_cache build *.egg-info
+	rm -rf $(DEMO) data/emoji-*/ data/.emoji-*.lock .pytest_cache .ruff_cache build *.egg-info
 	find . -name __pycache__ -not -path './.*' -prune -exec rm -rf {} +
 	find . -name .ipynb_checkpoints -not -path './.venv/*' -prune -exec rm -rf {} +

@@ -8,11 +8,12 @@ import json
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from PIL import Image
 from pycocotools.coco import COCO
 from tiny import TINY, seeded_model
 
-from trex2_mini import Detections, Detector, PromptBank, annotations
+from trex2_mini import Detections, Detector, PromptBank
 from trex2_mini.annotations import detect_folder, export, pictures_in
 from trex2_mini.checkpoint import save_model
 from trex2_mini.cli import main
@@ -125,9 +126,9 @@ def test_a_folder_goes_on_after_a_kill(detector, pictures, tmp_path, monkeypatch
             raise Killed
         return load(path)
 
-    load = annotations.load_image
+    load = detector.encode
     with monkeypatch.context() as patched:
-        patched.setattr(annotations, "load_image", loading)
+        patched.setattr(detector, "encode", loading)
         with pytest.raises(Killed):
             detect_folder(detector, pictures, out, **options)
     assert not out.exists()
@@ -157,3 +158,13 @@ def test_the_command(detector, pictures, tmp_path, capsys):
 def test_a_folder_without_pictures(tmp_path):
     with pytest.raises(ValueError, match="holds no picture"):
         pictures_in(tmp_path)
+
+
+def test_one_run_a_result(tmp_path):
+    """A second run on the same result is refused before it does anything; afterwards the first goes on."""
+    Image.fromarray(np.full((40, 50, 3), 99, np.uint8)).save(tmp_path / "a.png")
+    detector, out = Detector(seeded_model(), TINY, "cpu"), tmp_path / "found.json"
+    with FileLock(tmp_path / "found.json.lock"), pytest.raises(ValueError, match="another process writes"):
+        detect_folder(detector, tmp_path, out, "cat", progress=False)
+    assert not out.exists()
+    assert detect_folder(detector, tmp_path, out, "cat; cat", progress=False)["pictures"] == 1 and out.exists()

@@ -221,7 +221,9 @@ def test_prompt_banks(detector, encoded, tmp_path):
         PromptBank.load(tmp_path / "nowhere.safetensors")
 
 
-@pytest.mark.parametrize("examples", [{}, {"coin": []}, [1], True, {"coin": 3}, {"coin": [(1, 2, 3)]}], ids=str)
+@pytest.mark.parametrize(
+    "examples", [{}, {"coin": []}, [1], True, {"coin": 3}, {"coin": [(1, 2, 3, 4)]}, {"coin": [(1, None)]}], ids=str
+)
 def test_no_examples(detector, examples):
     with pytest.raises(ValueError, match="no examples"):
         detector.embed(examples)

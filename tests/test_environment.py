@@ -3,6 +3,7 @@
 import ast
 import json
 import sys
+from functools import cache
 from importlib.metadata import packages_distributions, version
 from pathlib import Path
 
@@ -27,6 +28,12 @@ def requirements(*extras: str) -> dict[str, Requirement]:
     """The project's requirements, with those of the named extras, by canonical name."""
     lines = PROJECT["dependencies"] + [line for extra in extras for line in PROJECT["optional-dependencies"][extra]]
     return {canonicalize_name(requirement.name): requirement for requirement in map(Requirement, lines)}
+
+
+@cache
+def distributions() -> dict[str, list[str]]:
+    """PIL -> pillow, skimage -> scikit-image, ...; reads what every installed package says of itself."""
+    return dict(packages_distributions())
 
 
 def source_files() -> list[Path]:
@@ -74,9 +81,8 @@ def test_every_import_is_a_declared_requirement(path):
     developers = in_tests or path.suffix == ".ipynb" or path.is_relative_to(REPOSITORY / "trex2_mini" / "benchmark")
     declared = requirements(*(set(PROJECT["optional-dependencies"]) - (set() if developers else {"dev"})))
     own = {"trex2_mini"} | ({"colours", "tiny"} if in_tests else set())  # tests/ itself is on the path
-    distributions = packages_distributions()  # PIL -> pillow, skimage -> scikit-image, ...
     for module in imported_modules(code_of(path)) - own - sys.stdlib_module_names:
-        names = {canonicalize_name(name) for name in distributions.get(module, [module])}
+        names = {canonicalize_name(name) for name in distributions().get(module, [module])}
         assert names & declared.keys(), (
             f"{path.relative_to(REPOSITORY)} imports {module!r}, of {sorted(names)}: declare it in pyproject.toml, "
             + ("under dependencies or the extra dev" if developers else "under dependencies or an extra")

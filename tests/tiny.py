@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 
@@ -44,6 +47,23 @@ def seeded_model(config: ModelConfig = TINY_MODEL, seed: int = 0) -> TRex2:
             if parameter.ndim > 1 and not parameter.any():
                 parameter.normal_(std=0.05)
     return model
+
+
+@contextlib.contextmanager
+def double_precision() -> Iterator[None]:
+    """Models built inside compute in float64, the casts to float32 in pictures and losses included.
+
+    For comparisons of the same sum in another order: in float32 a deep model turns a rounding into the other side of a
+    ReLU.
+    """
+    before, single = torch.get_default_dtype(), torch.Tensor.float
+    torch.set_default_dtype(torch.float64)
+    torch.Tensor.float = torch.Tensor.double
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+        torch.Tensor.float = single
 
 
 def picture(height: int, width: int, seed: int = 0) -> torch.Tensor:

@@ -13,7 +13,7 @@ __all__ = ["Detections", "Detector", "PhotoIndex", "PromptBank", "PromptCanvas",
 
 _HOME = {
     "Detector": "detector",
-    "Detections": "detector",
+    "Detections": "detections",
     "PhotoIndex": "search.index",
     "PromptBank": "prompt_bank",
     "PromptCanvas": "interactive.canvas",

@@ -8,33 +8,44 @@ written whole or not at all.
 
 from __future__ import annotations
 
+import datetime
 import json
 import os
+import warnings
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from xml.etree import ElementTree
 
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
+from trex2_mini.datasets.coco import CocoDataset
 from trex2_mini.detector import Detections, Detector
-from trex2_mini.images import load_image
-from trex2_mini.paths import write_text
+from trex2_mini.images import HEIC, LeftOut, picture_endings, picture_size
+from trex2_mini.names import unique_names
+from trex2_mini.paths import locked, write_text
 from trex2_mini.prompt_bank import PromptBank
 
 FORMATS = ("coco", "yolo", "voc")
 Found = Mapping[str, tuple[int, int, Detections]]  # file name of a picture -> (height, width, what is on it)
 
 
-def export(folder: str | Path, found: Found, format: str = "coco", pictures: str | Path | None = None) -> Path:
+def export(
+    folder: str | Path,
+    found: Found,
+    format: str = "coco",
+    pictures: str | Path | Mapping[str, Path] | None = None,
+    names: Sequence[str] = (),
+) -> Path:
     """Write what was found on some pictures as an annotated set.
 
     Args:
         folder: made if missing. coco: annotations.json; yolo: data.yaml and labels/*.txt; voc: Annotations/*.xml.
         found: {file name: (height, width, detections)}; COCO keeps the scores, the other two have no place for them.
-        pictures: the folder with the pictures. Given, they are linked (where that cannot be done, copied) into the set,
+        pictures: the folder with the pictures, or {file name: path}. Given, they are linked (where that cannot be
+            done, copied) into the set,
             so that it is complete.
+        names: these are listed first, found or not.
 
     Returns:
         The file, or for voc the folder, that readers want.
@@ -46,25 +57,32 @@ def export(folder: str | Path, found: Found, format: str = "coco", pictures: str
     if format not in FORMATS:
         raise ValueError(f"unknown format {format!r}; expected one of {', '.join(FORMATS)}")
     for name in found:
-        if Path(name).name != name or not name.strip(".") or not name.isprintable() or len(name.encode()) > 200:
+        if (
+            PureWindowsPath(name).name != name
+            or not name.strip(".")
+            or not name.isprintable()
+            or len(name.encode()) > 200
+        ):
             raise ValueError(f"expected plain file names, got {name!r:.80}")
     stems = [Path(name).stem for name in found]
     if format != "coco" and len(set(stems)) < len(stems):
         twice = sorted({stem for stem in stems if stems.count(stem) > 1})
         raise ValueError(f"{format} has one label file a name: rename the pictures that share {twice}")
     folder = Path(folder)
-    names = list(dict.fromkeys(name for _, _, d in found.values() for name in d.names))
+    names = list(dict.fromkeys([*names, *(name for _, _, d in found.values() for name in d.names)]))
     if pictures is not None:
         place = folder / {"coco": "images", "yolo": "images", "voc": "JPEGImages"}[format]
         place.mkdir(parents=True, exist_ok=True)
         for name in found:
-            bring(Path(pictures) / name, place / name)
+            bring(pictures[name] if isinstance(pictures, Mapping) else Path(pictures) / name, place / name)
     return {"coco": _coco, "yolo": _yolo, "voc": _voc}[format](folder, found, names)
 
 
 def as_coco(found: Found, names: Sequence[str]) -> dict:
     """The COCO dictionary of an annotated set; categories are numbered from 1 in the order of `names`."""
-    coco: dict = {"images": [], "annotations": [], "categories": [{"id": i, "name": n} for i, n in enumerate(names, 1)]}
+    categories = [{"id": i, "name": n, "supercategory": "none"} for i, n in enumerate(names, 1)]
+    info = {"description": "written by trex2_mini", "date_created": datetime.date.today().isoformat()}
+    coco: dict = {"info": info, "licenses": [], "images": [], "annotations": [], "categories": categories}
     for image_id, (file, (height, width, own)) in enumerate(found.items(), 1):
         coco["images"].append({"id": image_id, "file_name": file, "height": height, "width": width})
         for (x1, y1, x2, y2), score, label in zip(own.boxes.tolist(), own.scores.tolist(), own.labels.tolist()):
@@ -75,6 +93,7 @@ def as_coco(found: Found, names: Sequence[str]) -> dict:
                     "category_id": names.index(own.names[label]) + 1,
                     "bbox": [round(v, 2) for v in (x1, y1, x2 - x1, y2 - y1)],
                     "area": round((x2 - x1) * (y2 - y1), 2),
+                    "segmentation": [],  # pycocotools' showAnns asks for it
                     "iscrowd": 0,
                     "score": round(score, 4),
                 }
@@ -126,6 +145,53 @@ def _voc(folder: Path, found: Found, names: list[str]) -> Path:
     return folder / "Annotations"
 
 
+def convert(dataset: CocoDataset, out: str | Path, format: str = "coco") -> tuple[Path, dict[str, int]]:
+    """Write a set in another format, with its pictures; a picture in a sub-folder carries that in its name.
+
+    COCO keeps all that the set's annotations say. YOLO and VOC have boxes and names alone, and no crowds.
+
+    Returns (the file or folder that readers want, {"pictures", "boxes", "crowds_left_out", "unreadable"}).
+    Raises ValueError as `export` does, and for too many unreadable pictures.
+    """
+    own, label = dataset.annotations_by_image(), {c: i for i, c in enumerate(dataset.category_ids)}
+    found: dict[str, tuple[int, int, Detections]] = {}
+    paths, images, crowds = {}, [], 0
+    for image in dataset.coco["images"]:
+        path = dataset.left_out.read(image["id"], dataset.pictures.find, image["file_name"])
+        size = path and dataset.left_out.read(image["id"], picture_size, path)
+        if not size:
+            continue
+        file = "_".join(path.relative_to(dataset.images).parts)
+        kept = [a for a in own[image["id"]] if not a.get("iscrowd", 0)]
+        crowds += len(own[image["id"]]) - len(kept)
+        boxes = np.array([a["bbox"] for a in kept], np.float64).reshape(-1, 4)
+        boxes[:, 2:] += boxes[:, :2]
+        boxes = boxes.clip(0, [*size, *size])
+        whole = ((boxes[:, 2:] - boxes[:, :2]) > 0).all(1)
+        labels = np.array([label[a["category_id"]] for a in kept], int)[whole]
+        found[file] = (*size[::-1], Detections(boxes[whole], np.ones(len(labels)), labels, dataset.names))
+        paths[file] = path
+        images.append(image | {"file_name": file, "width": size[0], "height": size[1]})
+    if format == "coco":
+        content = {"info": {}, "licenses": []} | dataset.coco | {"images": images}
+        kept_ids = {image["id"] for image in images}
+        content["annotations"] = [
+            {"id": i, "segmentation": [], "iscrowd": 0, "area": a["bbox"][2] * a["bbox"][3]} | a
+            for i, a in enumerate(dataset.coco["annotations"], 1)
+            if a["image_id"] in kept_ids
+        ]
+        place = Path(out) / "annotations.json"
+        for file, path in paths.items():
+            bring(path, Path(out) / "images" / file)
+        write_text(place, json.dumps(content, ensure_ascii=False))
+        boxes_written, crowds = len(content["annotations"]), 0
+    else:
+        place = export(out, found, format, paths, dataset.names)
+        boxes_written = sum(len(detections) for _, _, detections in found.values())
+    counts = {"pictures": len(found), "boxes": boxes_written, "crowds_left_out": crowds}
+    return place, counts | {"unreadable": len(dataset) - len(images)}
+
+
 def bring(source: Path, target: Path) -> None:
     """Link a picture to its place in a set, whose folder is made if missing; a copy where the file
     system cannot link.
@@ -140,11 +206,24 @@ def bring(source: Path, target: Path) -> None:
 
 
 def pictures_in(folder: Path) -> list[Path]:
-    """The pictures of a folder (not of those inside it), by name. Raises ValueError where there is none."""
-    known = {ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN}
-    found = sorted(path for path in folder.iterdir() if path.suffix.lower() in known and path.is_file())
+    """The pictures of a folder, by name. Those in folders inside it and HEIC without its package are left out, and
+    warned of. Raises ValueError where there is none.
+    """
+    known, entries = picture_endings(), sorted(folder.iterdir())
+    found = [path for path in entries if path.suffix.lower() in known and path.is_file()]
+    if unknown := [p.name for p in entries if p.suffix.lower() in set(HEIC) - known]:
+        warnings.warn(
+            f"{folder}: {len(unknown)} left out, for want of the package pillow-heif: {', '.join(unknown[:9])}",
+            stacklevel=2,
+        )
+    inside = [p.name for p in entries if p.is_dir() and any(q.suffix.lower() in known for q in p.iterdir())]
+    if found and inside:
+        warnings.warn(f"{folder}: the pictures in its folders {', '.join(inside[:9])} are left out", stacklevel=2)
     if not found:
-        raise ValueError(f"{folder} holds no picture; expected files such as .jpg or .png")
+        raise ValueError(
+            f"{folder} holds no picture; expected files such as .jpg or .png"
+            + (f", which its folders {', '.join(inside[:9])} hold" if inside else "")
+        )
     return found
 
 
@@ -157,28 +236,48 @@ def detect_folder(
     score_threshold: float = 0.3,
     weights: str = "",
     progress: bool = True,
+    most_unreadable: int | None = None,
 ) -> dict[str, int]:
     """Detect on every picture of a folder with the same prompts, into a COCO JSON file; interrupted, it goes on where
     it was.
 
-    Finished pictures are kept in `out`.part, a line each, until all are done. Unreadable pictures are left out, and
-    named in the result.
+    Finished pictures are kept in `out`.part, a line each, until all are done. Unreadable pictures are left out and
+    warned of by name.
 
     Args:
         text, prompts, score_threshold: see `Detector.detect`.
-        weights: what tells one model from another (a checkpoint's hash); a half-done file of another model or other
-            prompts is refused.
+        weights: what tells one model from another (default: `Detector.weights`); a half-done file of another model or
+            other prompts is refused.
 
     Returns:
         {"pictures": seen, "detections": found, "resumed": seen in an earlier run, "unreadable": left out}
 
     Raises:
-        ValueError: no picture in the folder, no prompt, or a half-done `out` that was begun with something else.
+        ValueError: no picture in the folder, no prompt, too many unreadable pictures, or a half-done `out` that was
+            begun with something else or is being written by another process.
     """
     folder, out = Path(folder), Path(out)
+    with locked(out.with_name(out.name + ".lock"), f"another process writes {out}; wait for it, or name another file"):
+        return _detect_folder(detector, folder, out, text, prompts, score_threshold, weights, progress, most_unreadable)
+
+
+def _detect_folder(
+    detector: Detector,
+    folder: Path,
+    out: Path,
+    text: str | Sequence[str] | None,
+    prompts: PromptBank | None,
+    score_threshold: float,
+    weights: str,
+    progress: bool,
+    most_unreadable: int | None,
+) -> dict[str, int]:
+    """`detect_folder`, alone."""
     pictures = pictures_in(folder)
     partial = out.with_name(out.name + ".part")
     bank = None if prompts is None else [prompts.names, prompts.embeddings.double().sum().item()]
+    text = None if text is None else unique_names(text)
+    weights = weights or detector.weights
     asked = {
         "folder": str(folder.resolve()),
         "text": text,
@@ -202,20 +301,19 @@ def detect_folder(
             f"{partial} was begun with other prompts, pictures or weights; remove it, or choose another file for the"
             " result"
         )
-    out.parent.mkdir(parents=True, exist_ok=True)
     write_text(partial, "".join(json.dumps(record) + "\n" for record in done or [asked]))
     resumed = len(seen)
-    with partial.open("a", encoding="utf-8") as file:
+    left_out = LeftOut(len(pictures), most_unreadable)
+    left_out |= {file: record["unreadable"] for file, record in seen.items() if "unreadable" in record}
+    with partial.open("a", encoding="utf-8", newline="\n") as file:
         for path in tqdm(pictures, desc="detecting", unit="picture", disable=not progress):
             if path.name in seen:
                 continue
-            try:
-                image = load_image(path)
-            except ValueError as error:
-                record = {"file": path.name, "unreadable": str(error)}
+            if (encoded := left_out.read(path.name, detector.encode, path)) is None:
+                record = {"file": path.name, "unreadable": left_out[path.name]}
             else:
-                own = detector.detect(image, text=text, prompts=prompts, score_threshold=score_threshold)
-                record = {"file": path.name, "size": list(image.shape[:2]), "names": own.names}
+                own = detector.detect(encoded, text=text, prompts=prompts, score_threshold=score_threshold)
+                record = {"file": path.name, "size": [encoded.height, encoded.width], "names": own.names}
                 record |= {key: getattr(own, key).tolist() for key in ("boxes", "scores", "labels")}
             file.write(json.dumps(record) + "\n")
             file.flush()

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torchvision.ops import box_convert
 
+PIXEL = 0.99  # the smallest side of a box, with room for rounding
+
 
 def inverse_sigmoid(x: Tensor, eps: float = 1e-5) -> Tensor:
     """logit(x), with x kept inside [eps, 1 - eps]; any shape."""
@@ -30,31 +32,36 @@ def normalized_to_xyxy(boxes: Tensor, height: int, width: int) -> Tensor:
 def check_boxes(boxes, height: int, width: int, what: str = "boxes") -> np.ndarray:
     """A user's boxes as float32 [K, 4] xyxy pixels, clipped to the image.
 
-    Corners may come in any order (a box drawn from right to left). Raises ValueError for a wrong shape, NaN, a box that
-    lies
-    outside the image and a box of no size.
+    Corners may come in any order (a box drawn from right to left). Raises ValueError for a wrong shape, NaN, boxes in
+    0..1 instead of pixels, a box that lies outside the image and one of less than a pixel.
     """
     array = _numbers(boxes, 4, what)
+    _not_fractions(array, height, width, what)
     array = np.concatenate([np.minimum(array[:, :2], array[:, 2:]), np.maximum(array[:, :2], array[:, 2:])], axis=1)
-    for index, (x1, y1, x2, y2) in enumerate(array):
-        if x2 <= 0 or y2 <= 0 or x1 >= width or y1 >= height:
+    inside = np.clip(array, 0, [width, height, width, height]).astype(np.float32)
+    for index, (given, (x1, y1, x2, y2)) in enumerate(zip(array.tolist(), inside)):
+        if given[2] <= 0 or given[3] <= 0 or given[0] >= width or given[1] >= height:
             raise ValueError(
-                f"{what}[{index}] = {array[index].tolist()} lies outside the image ({width} x {height} px); "
+                f"{what}[{index}] = {given} lies outside the image ({width} x {height} px); "
                 "expected [x1, y1, x2, y2] in pixels of the original image"
             )
-        if x2 - x1 < 1e-3 or y2 - y1 < 1e-3:
+        if x2 - x1 < PIXEL or y2 - y1 < PIXEL:
+            size = f"is {x2 - x1:g} px wide and {y2 - y1:g} px high" if x2 > x1 and y2 > y1 else "has no size"
             raise ValueError(
-                f"{what}[{index}] = {array[index].tolist()} has no size; expected x2 > x1 and y2 > y1 in pixels. "
+                f"{what}[{index}] = {given} {size} in the image; expected [x1, y1, x2, y2] in pixels, at least one "
+                "pixel each way. If it is [x, y, width, height], add x and y to the last two. "
                 "To prompt with a position alone, use points."
             )
-    return np.clip(array, 0, [width, height, width, height]).astype(np.float32)
+    return inside
 
 
 def check_points(points, height: int, width: int, what: str = "points") -> np.ndarray:
-    """A user's points as float32 [K, 2] xy pixels. Raises ValueError for a wrong shape, NaN and points outside the
-    image.
+    """A user's points as float32 [K, 2] xy pixels. Raises ValueError for a wrong shape, NaN, points in 0..1 instead of
+    pixels and points outside the image.
     """
     array = _numbers(points, 2, what)
+    if (array % 1).any():
+        _not_fractions(array, height, width, what)
     for index, (x, y) in enumerate(array):
         if not (0 <= x <= width and 0 <= y <= height):
             raise ValueError(
@@ -62,6 +69,17 @@ def check_points(points, height: int, width: int, what: str = "points") -> np.nd
                 "expected [x, y] in pixels of the original image"
             )
     return array.astype(np.float32)
+
+
+def _not_fractions(array: np.ndarray, height: int, width: int, what: str) -> None:
+    """Raises ValueError for numbers that all lie in 0..1, where the image is larger."""
+    if (array >= 0).all() and (array <= 1).all() and max(height, width) > 1:
+        meant = [round(v, 1) for v in (array[0] * np.resize([width, height], array.shape[1])).tolist()]
+        raise ValueError(
+            f"{what}: all numbers lie in 0..1, which looks like fractions of the image; expected pixels of the "
+            f"original image ({width} x {height} px): multiply x by {width} and y by {height}, "
+            f"{array[0].tolist()} becomes {meant}"
+        )
 
 
 def _numbers(values, columns: int, what: str) -> np.ndarray:

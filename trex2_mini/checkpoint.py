@@ -33,8 +33,7 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, st
     whole.
 
     Raises CheckpointError where it cannot be written; what was there before is still there. A process that is killed
-    within leaves its
-    `*.part` folder behind, which nothing reads.
+    within leaves its `*.part` folder behind, which nothing reads.
     """
     # a folder, since safetensors puts a draft of its own beside what it writes
     folder = path.with_name(f"{path.name}.{os.getpid()}.part")
@@ -57,13 +56,15 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, st
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+def read_tensors(path: Path, what: str = "checkpoint") -> tuple[dict[str, Tensor], dict[str, str]]:
     """(tensors, metadata) of a safetensors file. Raises CheckpointError."""
     if not path.is_file():
-        raise CheckpointError(f"no checkpoint at {path}; shipped with the repository: {shipped()}")
+        known = f"; shipped with the repository: {shipped()}" if what == "checkpoint" else ""
+        raise CheckpointError(f"no {what} at {path}{known}")
     try:
         with safe_open(str(path), "pt") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}, dict(file.metadata() or {})
+            # copies, which do not hold the file: Windows replaces none that is in use
+            return {key: file.get_tensor(key).clone() for key in file.keys()}, dict(file.metadata() or {})
     except (SafetensorError, OSError) as error:
         raise CheckpointError(
             f"{path} is not a whole safetensors file ({error}); it may be truncated: copy or download it again"
@@ -75,7 +76,8 @@ def save_model(
 ) -> None:
     """Write `model.safetensors` and `config.json` into `folder`.
 
-    weights: stand in for the model's own, by name (an average of them)."""
+    weights: stand in for the model's own, by name (an average of them).
+    """
     whole = {**model.state_dict(), **(weights or {})}
     tensors = {k: v.half() if half and v.is_floating_point() else v for k, v in whole.items()}
     write_tensors(folder / "model.safetensors", tensors)
@@ -84,8 +86,7 @@ def save_model(
 
 def load_model(source: str | Path) -> tuple[TRex2, Config, Path]:
     """(model in eval mode and float32, its configuration, the weights' path) from a folder or the name of a shipped
-    checkpoint.
-    """
+    checkpoint."""
     folder = Path(source)
     if not folder.exists() and (SHIPPED / str(source)).is_dir():
         folder = SHIPPED / str(source)
@@ -125,6 +126,18 @@ def load_weights(model: torch.nn.Module, tensors: dict[str, Tensor], source: str
 def shipped() -> list[str]:
     """Names of the checkpoints in the repository."""
     return sorted(p.parent.name for p in SHIPPED.glob("*/config.json"))
+
+
+def state_hash(model: torch.nn.Module) -> str:
+    """16 hex digits that tell a model's weights from others: of their SHA-256 at half precision, so that a model and
+    its shipped file agree.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        value = tensor.detach().cpu()
+        value = value.half() if value.is_floating_point() else value
+        digest.update(name.encode() + value.contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def file_hash(path: Path) -> str:

@@ -68,8 +68,7 @@ Strides = Annotated[tuple[_whole(1, 1024), ...], Field(min_length=1, max_length=
 @_settings
 class TextTowerConfig:
     """The CLIP text transformer (open_clip). `pretrained` names open_clip weights; None: the tower is trained with the
-    model.
-    """
+    model."""
 
     pretrained: str | None = None
     width: _whole(1, 4096) = 128

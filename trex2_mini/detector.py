@@ -12,8 +12,10 @@ sigmoid(S_P - beta max_i S_Ni), S the similarities of eq. 8 without our bias. Ou
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
@@ -22,17 +24,17 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchvision.ops import batched_nms
 
-from trex2_mini.boxes import check_boxes, check_points, normalized_to_xyxy, xyxy_to_normalized
-from trex2_mini.checkpoint import load_model
+from trex2_mini.boxes import check_boxes, check_points, xyxy_to_normalized
+from trex2_mini.checkpoint import load_model, state_hash
 from trex2_mini.config import Config
-from trex2_mini.images import load_image, to_image
+from trex2_mini.detections import Detections, top_detections
+from trex2_mini.images import load_image, load_reduced, to_image
 from trex2_mini.layers.deformable_attention import compile_attention
 from trex2_mini.model.image_encoder import ImageFeatures
-from trex2_mini.model.text_prompt import check_names
 from trex2_mini.model.trex2 import TRex2
 from trex2_mini.model.visual_prompt import RegionPrompts
+from trex2_mini.names import Vocabulary, check_names, name_key, read_aliases, unique_names
 from trex2_mini.processes import usable_device
 from trex2_mini.prompt_bank import PromptBank
 
@@ -48,40 +50,36 @@ class EncodedImage:
     width: int
 
 
-@dataclass
-class Detections:
-    """boxes [N, 4] float32 xyxy in pixels of the original image; scores [N] in 0..1, highest first; labels [N] indices
-    into `names`.
-    """
-
-    boxes: np.ndarray
-    scores: np.ndarray
-    labels: np.ndarray
-    names: list[str]
-
-    def __len__(self) -> int:
-        return len(self.boxes)
-
-    def filter(self, threshold: float) -> Detections:
-        """Those with a score of at least `threshold`; the model does not run again."""
-        keep = self.scores >= threshold
-        return Detections(self.boxes[keep], self.scores[keep], self.labels[keep], self.names)
-
-
 class Detector:
     """A TRex2 with its image sizes and its devices looked after. All methods run without gradients."""
 
     def __init__(self, model: TRex2, config: Config, device: str | torch.device | None = None):
         self.device = usable_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.model, self.config = model.to(self.device).eval(), config
+        self.vocabulary: Vocabulary | None = None  # what the text tower was taught, where the checkpoint says it
+        self.aliases: dict[str, list[str]] = {}
+
+    @cached_property
+    def weights(self) -> str:
+        """16 hex digits that tell this model from others; banks, indexes and sessions carry them."""
+        return state_hash(self.model)
 
     @classmethod
     def load(cls, source: str | Path = "nano-emoji", device: str | None = None) -> Detector:
         """source: a folder with model.safetensors and config.json, or the name of a checkpoint that comes with the
         repository.
         """
-        model, config, _ = load_model(source)
-        return cls(model, config, device)
+        model, config, path = load_model(source)
+        detector = cls(model, config, device)
+        detector.vocabulary = Vocabulary.load(path.parent)
+        return detector
+
+    def use_aliases(self, aliases: str | Path | Mapping[str, str | list[str]]) -> Detector:
+        """The same detector, in which names stand for phrases that it knows: {"甜甜圈": "donut", "car":
+        ["car", "van"]}, or a JSON file of that form. Several phrases count by the mean of their T. Raises ValueError.
+        """
+        self.aliases = read_aliases(aliases)
+        return self
 
     def compile(self) -> Detector:
         """The same detector with its attention fused by torch.compile; see `compile_attention` for what that needs and
@@ -92,17 +90,18 @@ class Detector:
 
     @torch.inference_mode()
     def encode(self, image: Any) -> EncodedImage:
-        """image: path, PIL image or array [H, W], [H, W, 3] or [H, W, 4] (uint8, uint16, or float in 0..1). Raises
-        ValueError.
+        """image: anything `images.load_image` takes (a path, an address, bytes, a PIL picture, an array, a tensor).
+        Raises ValueError, and FileNotFoundError where a path leads nowhere.
         """
-        array = load_image(image)
-        height, width = array.shape[:2]
+        array, (height, width) = load_reduced(image, self.config.model.short_side)
         return EncodedImage(self.model.encode_images([self._prepare(array)]), height, width)
 
-    def encode_batch(self, images: Sequence[np.ndarray]) -> ImageFeatures:
-        """uint8 images [H, W, 3] of any sizes as one batch of features."""
+    def encode_batch(self, images: Sequence[Any]) -> ImageFeatures:
+        """Pictures of any sizes, each anything `encode` takes, as one batch of features. Raises ValueError."""
+        if isinstance(images, (str, Path, bytes)) or not len(images):
+            raise ValueError(f"expected a list of at least one picture, got {images!r:.80}")
         with torch.inference_mode():
-            return self.model.encode_images([self._prepare(image) for image in images])
+            return self.model.encode_images([self._prepare(load_image(image)) for image in images])
 
     def _prepare(self, array: np.ndarray) -> Tensor:
         """To [3, h, w] in 0..1, scaled as the model was trained: short side first, unless the long side would become
@@ -130,19 +129,24 @@ class Detector:
         negative_boxes: Mapping[str, Any] | Sequence | None = None,
         negative_points: Mapping[str, Any] | Sequence | None = None,
         beta: float = 0.3,
-    ) -> Detections:
-        """Find everything the prompts ask for.
+        class_agnostic_nms: bool = False,
+        allow_other_model: bool = False,
+    ) -> Any:
+        """Find everything the prompts ask for: Detections; of a list of pictures, a list of them.
 
-        image   an EncodedImage, or anything `encode` takes
-        text    "cat, dog" or ["cat", "dog"]
+        image   an EncodedImage, or anything `encode` takes; or a list of those, to be asked by text and prompts
+        text    ["cat", "dog"], or "cat, dog" (see `names.check_names` for what separates names)
         boxes   {"coin": [[x1, y1, x2, y2], ...]} in pixels, or one such list for a single category ("object")
         points  {"coin": [[x, y], ...]} in pixels, or one such list
         prompts a PromptBank from `embed`
         negative_boxes, negative_points   what is not meant, on this image: {"coin": [...]} for one of the prompted
         names, or a list for all of them
         negative_text  names of what is not meant, for all prompted names
+        Names are the same whatever their case and spaces; the first spelling is shown.
         beta    how much a negative takes from a score, at least 0 (T-Rex-Omni: 0.3)
-        Raises ValueError when no prompt is given or one cannot be used.
+        class_agnostic_nms   of boxes that overlap the best stays, whatever their names; else of those of one name
+        allow_other_model   take a bank of a model with other weights, where its vectors mean little
+        Raises ValueError when no prompt is given or one cannot be used. Warns of names the text tower was never taught.
         """
         if not isinstance(score_threshold, Real) or not 0 <= score_threshold <= 1:
             raise ValueError(f"score_threshold must be a number in 0..1, got {score_threshold!r}")
@@ -150,33 +154,12 @@ class Detector:
             raise ValueError(f"max_detections must be a whole number of at least 0, got {max_detections!r}")
         if not isinstance(beta, Real) or not 0 <= beta < math.inf:
             raise ValueError(f"beta must be a number of at least 0, got {beta!r}")
+        if isinstance(image, (list, tuple)):
+            return self._detect_each(image, {k: v for k, v in locals().items() if k not in ("self", "image")})
         encoded = self._encoded(image)
-        visual: dict[str, list[Tensor]] = {}
-        regions = self._regions(encoded, boxes, points)
-        if regions:
-            vectors = self.model.encode_visual(
-                encoded.features, RegionPrompts.from_lists([list(regions.values())], self.device)
-            )[0]
-            for name, vector in zip(regions, vectors, strict=True):
-                visual.setdefault(name, []).append(vector)
-        if prompts is not None:
-            if not isinstance(prompts, PromptBank):
-                raise ValueError(f"prompts: expected a PromptBank, as `embed` gives, got {type(prompts).__name__}")
-            if prompts.embeddings.ndim != 2 or prompts.embeddings.shape != (len(prompts.names), self.config.model.dim):
-                raise ValueError(
-                    f"expected a prompt bank of shape [{len(prompts.names)}, {self.config.model.dim}], got"
-                    f" {tuple(prompts.embeddings.shape)}; embed the examples again with this model"
-                )
-            for name, vector in zip(prompts.names, prompts.embeddings.to(self.device), strict=True):
-                visual.setdefault(name, []).append(vector)
-        vectors = {name: torch.stack(own).mean(0) for name, own in visual.items()}
-        if text is not None:
-            names = list(dict.fromkeys(check_names(text)))
-            for name, vector in zip(names, self.model.encode_text(names), strict=True):
-                vectors[name] = (vector + vectors[name]) / 2 if name in visual else vector
-        if not vectors:
-            raise ValueError("no prompt: give text=..., boxes=..., points=... or prompts=...")
-        negatives = self._negatives(encoded, list(vectors), negative_text, negative_boxes, negative_points)
+        vectors = self._vectors(encoded, text, boxes, points, prompts, allow_other_model)
+        shown = {name_key(name): name for name in vectors}
+        negatives = self._negatives(encoded, shown, negative_text, negative_boxes, negative_points)
         asked = torch.stack([*vectors.values(), *(vector for vector, _ in negatives)])
         output = self.model.decode(encoded.features, asked)
         logits = output.logits[..., : len(vectors)].clone()
@@ -187,24 +170,81 @@ class Detector:
             own = [i for i, (_, against) in enumerate(negatives) if against in (None, name)]
             if own:
                 logits[..., index] -= beta * unlike[..., own].amax(-1)
-        return top_detections(
-            logits,
-            output.boxes,
-            [(encoded.height, encoded.width)],
-            list(vectors),
-            max_detections,
-            self.config.model.nms_iou,
-        )[0].filter(score_threshold)
+        size, nms_iou = (encoded.height, encoded.width), self.config.model.nms_iou
+        (best,) = top_detections(
+            logits, output.boxes, [size], list(vectors), max_detections, nms_iou, class_agnostic_nms
+        )
+        used = int((logits[0].sigmoid().amax(-1) >= score_threshold).sum()) if score_threshold else 0
+        return replace(best.filter(score_threshold), queries=(used, logits.shape[1]))
+
+    @torch.inference_mode()
+    def ask(
+        self,
+        image: Any = None,
+        text: str | Sequence[str] | None = None,
+        boxes: Mapping[str, Any] | Sequence | None = None,
+        points: Mapping[str, Any] | Sequence | None = None,
+        prompts: PromptBank | None = None,
+        allow_other_model: bool = False,
+    ) -> PromptBank:
+        """All that is given, as one embedding a name: what `detect` asks by, to be asked of other pictures too.
+
+        Arguments are those of `detect`; boxes and points lie on `image`. Raises ValueError.
+        """
+        vectors = self._vectors(image, text, boxes, points, prompts, allow_other_model)
+        return PromptBank(list(vectors), torch.stack(list(vectors.values())), self.weights)
+
+    def _vectors(
+        self, image: Any, text: Any, boxes: Any, points: Any, prompts: PromptBank | None, allow_other_model: bool
+    ) -> dict[str, Tensor]:
+        """{name: V, T or their mean, [D]} of all that is given to `detect`."""
+        visual: dict[str, list[Tensor]] = {}
+        shown: dict[str, str] = {}  # name_key -> the first spelling
+        regions = {}
+        if boxes is not None or points is not None:
+            if image is None:
+                raise ValueError("boxes and points lie on a picture: give image= too")
+            encoded = self._encoded(image)
+            regions = self._regions(encoded, boxes, points)
+        if regions:
+            drawn = RegionPrompts.from_lists([list(regions.values())], self.device)
+            for name, vector in zip(regions, self.model.encode_visual(encoded.features, drawn)[0], strict=True):
+                visual[shown.setdefault(name_key(name), name)] = [vector]
+        if prompts is not None:
+            if not isinstance(prompts, PromptBank):
+                raise ValueError(f"prompts: expected a PromptBank, as `embed` gives, got {type(prompts).__name__}")
+            rows = prompts.vectors_for(self.weights, self.config.model.dim, allow_other_model).to(self.device)
+            for name, vector in zip(prompts.names, rows, strict=True):
+                visual.setdefault(shown.setdefault(name_key(name), name), []).append(vector)
+        vectors = {name: torch.stack(own).mean(0) for name, own in visual.items()}
+        if text is not None:
+            names = unique_names(text)
+            for name, vector in zip(names, self._texts(names), strict=True):
+                name = shown.setdefault(name_key(name), name)
+                vectors[name] = (vector + vectors[name]) / 2 if name in visual else vector
+        if not vectors:
+            raise ValueError("no prompt: give text, boxes, points or a prompt bank")
+        return vectors
+
+    def _detect_each(self, images: Sequence[Any], asked: dict[str, Any]) -> list[Detections]:
+        """`detect` on several pictures. Raises ValueError for prompts that lie on one of them."""
+        placed = [key for key, own in asked.items() if key.endswith(("boxes", "points")) and own is not None]
+        if placed:
+            raise ValueError(
+                f"{', '.join(placed)} lie on one picture: make a bank of them with embed, then give prompts="
+            )
+        return [self.detect(image, **asked) for image in images]
 
     def _negatives(
-        self, encoded: EncodedImage, names: list[str], text: Any, boxes: Any, points: Any
+        self, encoded: EncodedImage, shown: dict[str, str], text: Any, boxes: Any, points: Any
     ) -> list[tuple[Tensor, str | None]]:
-        """(vector [D], the prompted name it speaks against, None for all), one for each negative box,
-        point and word.
+        """(vector [D], the prompted name it speaks against, None for all), one for each negative box, point and word.
+
+        shown: {name_key: spelling} of the prompted names.
         """
         found: list[tuple[Tensor, str | None]] = []
         if text is not None:
-            found += [(vector, None) for vector in self.model.encode_text(check_names(text))]
+            found += [(vector, None) for vector in self._texts(unique_names(text))]
         alone, against = [], []
         for given, regions in (
             (boxes, self._regions(encoded, boxes, None)),
@@ -212,63 +252,78 @@ class Detector:
         ):
             named = isinstance(given, Mapping)
             for name, (own_boxes, own_points) in regions.items():
-                if named and name not in names:
+                if named and name_key(name) not in shown:
                     raise ValueError(
-                        f"a negative prompt for {name!r}, which is not asked for; the prompted names are {names}"
+                        f"a negative prompt for {name!r}, which is not asked for; the prompted names are "
+                        f"{list(shown.values())}"
                     )
                 single = [(box[None], own_points) for box in own_boxes] or [(own_boxes, p[None]) for p in own_points]
                 alone += single
-                against += [name if named else None] * len(single)
+                against += [shown[name_key(name)] if named else None] * len(single)
         if alone:
             vectors = self.model.encode_visual(encoded.features, RegionPrompts.from_lists([alone], self.device))[0]
             found += list(zip(vectors, against, strict=True))
         return found
 
     @torch.inference_mode()
-    def embed(self, examples: Mapping[str, Sequence[tuple[Any, Any]]]) -> PromptBank:
-        """Generic visual prompts: {"coin": [(image, boxes), ...], ...} -> one averaged embedding a name.
+    def embed(self, examples: Mapping[str, Sequence[tuple]]) -> PromptBank:
+        """Generic visual prompts: {"coin": [(image, boxes), (image, boxes or None, points), ...], ...} -> one averaged
+        embedding a name.
 
-        boxes: [[x1, y1, x2, y2], ...] in pixels of their image, all showing that category; together they make one
-        vector an image.
+        boxes [[x1, y1, x2, y2], ...] and points [[x, y], ...] in pixels of their image, all showing that category;
+        together they make one vector an image. Raises ValueError.
         """
         if not isinstance(examples, Mapping) or not examples:
             raise ValueError(f"no examples: expected {{'name': [(image, boxes), ...]}}, got {examples!r:.80}")
+        kinds = ("boxes", "points")
         rows = []
-        for name, pairs in examples.items():
+        for name, pairs in _by_name(examples).items():
             if (
                 not isinstance(pairs, Sequence)
                 or not pairs
-                or not all(isinstance(p, (tuple, list)) and len(p) == 2 for p in pairs)
+                or not all(
+                    isinstance(p, (tuple, list)) and len(p) in (2, 3) and any(x is not None for x in p[1:])
+                    for p in pairs
+                )
             ):
                 raise ValueError(
-                    f"no examples for {name!r}: expected [(image, boxes), ...], at least one, got {pairs!r:.80}"
+                    f"no examples for {name!r}: expected [(image, boxes) or (image, boxes, points), ...], at "
+                    f"least one, got {pairs!r:.80}"
                 )
             vectors = []
-            for image, boxes in pairs:
+            for image, *places in pairs:
                 encoded = self._encoded(image)
-                regions = self._regions(encoded, {name: boxes}, None)
+                given = {kind: {name: own} for kind, own in zip(kinds, places) if own is not None}
+                regions = self._regions(encoded, given.get("boxes"), given.get("points"))
                 vectors.append(
                     self.model.encode_visual(
                         encoded.features, RegionPrompts.from_lists([list(regions.values())], self.device)
                     )[0, 0]
                 )
             rows.append(torch.stack(vectors).mean(0))
-        return PromptBank(list(examples), torch.stack(rows).cpu())
+        return PromptBank(list(examples), torch.stack(rows).cpu(), self.weights)
 
     @torch.inference_mode()
     def classify(self, image: Any, boxes: Sequence, names: str | Sequence[str]) -> tuple[list[str], np.ndarray]:
-        """Region classification: the best of `names` for each box [x1, y1, x2, y2], and probabilities [K, len(names)]
-        that sum to 1.
+        """Region classification: the best of the C different `names` for each box [x1, y1, x2, y2], and probabilities
+        [K, C] that sum to 1.
         """
         encoded = self._encoded(image)
-        names = check_names(names)
+        names = unique_names(names)
         checked = self._boxes(encoded, boxes, "boxes")
         regions = [(box[None], torch.zeros(0, 2)) for box in checked]
         visual = self.model.encode_visual(encoded.features, RegionPrompts.from_lists([regions], self.device))[0]
-        probabilities = (
-            (visual @ self.model.encode_text(names).T / math.sqrt(self.config.model.dim)).softmax(-1).cpu().numpy()
-        )
+        probabilities = (visual @ self._texts(names).T / math.sqrt(self.config.model.dim)).softmax(-1).cpu().numpy()
         return [names[i] for i in probabilities.argmax(1)], probabilities
+
+    def _texts(self, names: list[str]) -> Tensor:
+        """T [C, D] of names or of what they are aliases of; a warning for those that the tower was never taught."""
+        phrases = [self.aliases.get(name_key(name), [name]) for name in names]
+        for phrase in dict.fromkeys(phrase for own in phrases for phrase in own) if self.vocabulary else ():
+            if said := self.vocabulary.advice(phrase):
+                warnings.warn(said, stacklevel=5)
+        vectors = self.model.encode_text([phrase for own in phrases for phrase in own])
+        return torch.stack([own.mean(0) for own in vectors.split([len(own) for own in phrases])])
 
     def _encoded(self, image: Any) -> EncodedImage:
         return image if isinstance(image, EncodedImage) else self.encode(image)
@@ -280,40 +335,26 @@ class Detector:
 
     def _regions(self, encoded: EncodedImage, boxes: Any, points: Any) -> dict[str, tuple[Tensor, Tensor]]:
         """name -> (boxes [k, 4] cxcywh, points [m, 2]), both in 0..1."""
-        by_name_boxes = {} if boxes is None else boxes if isinstance(boxes, Mapping) else {DEFAULT_NAME: boxes}
-        by_name_points = {} if points is None else points if isinstance(points, Mapping) else {DEFAULT_NAME: points}
-        regions = {}
-        for name in dict.fromkeys([*by_name_boxes, *by_name_points]):
-            own_boxes, own_points = torch.zeros(0, 4), torch.zeros(0, 2)
-            if name in by_name_boxes:
-                own_boxes = self._boxes(encoded, by_name_boxes[name], f"boxes[{name!r}]")
-            if name in by_name_points:
-                checked = check_points(by_name_points[name], encoded.height, encoded.width, f"points[{name!r}]")
-                own_points = torch.from_numpy(checked) / torch.tensor([encoded.width, encoded.height])
-            regions[name] = (own_boxes, own_points)
+        regions: dict[str, tuple[Tensor, Tensor]] = {}
+        shown: dict[str, str] = {}
+        for what, given in (("boxes", boxes), ("points", points)):
+            for name, own in (_by_name(given) if given is not None else {}).items():
+                spelled = shown.setdefault(name_key(name), check_names([name])[0])
+                places = list(regions.get(spelled, (torch.zeros(0, 4), torch.zeros(0, 2))))
+                if what == "boxes":
+                    places[0] = torch.cat([places[0], self._boxes(encoded, own, f"boxes[{name!r}]")])
+                else:
+                    checked = torch.from_numpy(check_points(own, encoded.height, encoded.width, f"points[{name!r}]"))
+                    places[1] = torch.cat([places[1], checked / torch.tensor([encoded.width, encoded.height])])
+                regions[spelled] = (places[0], places[1])
         return regions
 
 
-def top_detections(
-    logits: Tensor,
-    boxes: Tensor,
-    sizes: Sequence[tuple[int, int]],
-    names: list[str],
-    max_detections: int,
-    nms_iou: float = 1.0,
-) -> list[Detections]:
-    """logits [B, Q, C], boxes [B, Q, 4] cxcywh in 0..1, sizes [(height, width)] -> per image its best (query, prompt)
-    pairs, as DINO does.
-
-    Of a prompt's boxes that overlap by more than `nms_iou` the best stays (1: all stay). `nano` needs it: three decoder
-    layers leave duplicates.
+def _by_name(given: Any) -> Mapping[str, Any]:
+    """Boxes or points as {name: ...}; without a name they are DEFAULT_NAME's. Raises ValueError for names that
+    are no text.
     """
-    scores = logits.sigmoid()
-    best, index = scores.flatten(1).topk(min(max(max_detections, 300), scores[0].numel()), dim=1)
-    results = []
-    for score, at, box, (height, width) in zip(best, index, boxes, sizes, strict=True):
-        pixels, label = normalized_to_xyxy(box[at // logits.shape[2]], height, width), at % logits.shape[2]
-        keep = batched_nms(pixels, score, label, nms_iou)[:max_detections]  # by falling score
-        pixels, score, label = pixels[keep], score[keep], label[keep]
-        results.append(Detections(pixels.cpu().numpy(), score.cpu().numpy(), label.cpu().numpy(), names))
-    return results
+    given = given if isinstance(given, Mapping) else {DEFAULT_NAME: given}
+    if given:
+        check_names(given)
+    return given

@@ -2,38 +2,83 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
-from trex2_mini.detector import Detections
 from trex2_mini.images import load_image
 
 PALETTE = plt.get_cmap("tab10").colors
+PLAIN = "DejaVu Sans"  # comes with matplotlib: Latin, Greek, Cyrillic, some symbols
+
+
+class Found(Protocol):
+    """What of Detections is drawn."""
+
+    boxes: np.ndarray
+    scores: np.ndarray
+    labels: np.ndarray
+    names: list[str]
+
+
+@cache
+def fonts_for(characters: frozenset[str]) -> list[str]:
+    """Font families that together have glyphs for these characters, DejaVu Sans first; a warning says for which none
+    of this machine's fonts has any.
+    """
+    entries = sorted(font_manager.fontManager.ttflist, key=lambda entry: (entry.name != PLAIN, entry.style != "normal"))
+    families, missing = [], {character for character in characters if character.isprintable() and character != " "}
+    for entry in entries:
+        if not missing:
+            break
+        try:
+            font = font_manager.get_font(entry.fname)
+        except RuntimeError:  # FreeType cannot scale it, as with coloured bitmaps
+            continue
+        if has := {character for character in missing if font.get_char_index(ord(character))}:
+            families.append(entry.name)
+            missing -= has
+    if missing:
+        warnings.warn(
+            f"no font of this machine has {''.join(sorted(missing))[:20]!r}: they are drawn as empty boxes; install "
+            "one that has (fonts-noto-cjk for Chinese, Japanese and Korean) and remove matplotlib's fontlist cache",
+            stacklevel=3,
+        )
+    return families or [PLAIN]
+
+
+def plain_text(*texts: str) -> dict[str, Any]:
+    """Options of matplotlib's text that draw these as they are: in fonts that have their glyphs, `$` being no
+    formula.
+    """
+    return {"family": fonts_for(frozenset("".join(texts))), "parse_math": False}
 
 
 def show_detections(
     image: Any,
-    detections: Detections,
+    detections: Found,
     ax: Axes | None = None,
     title: str = "",
     boxes: Mapping | Sequence | None = None,
     points: Mapping | Sequence | None = None,
 ) -> Axes:
     """Draw `detections` over `image` (anything `load_image` takes); `boxes` and `points` are the visual prompts, drawn
-    dashed and as stars.
-    """
+    dashed and as stars."""
     array = load_image(image)
     if ax is None:
         _, ax = plt.subplots(figsize=(5 * array.shape[1] / array.shape[0], 5))
     ax.imshow(array)
     ax.axis("off")
-    ax.set_title(title, fontsize=9)
+    ax.set_title(title, fontsize=9, **plain_text(title))
+    text = plain_text(*detections.names, "0123456789.")
     for (x1, y1, x2, y2), score, label in zip(detections.boxes, detections.scores, detections.labels, strict=True):
         colour = PALETTE[label % len(PALETTE)]
         ax.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=colour, linewidth=1.5))
@@ -45,6 +90,7 @@ def show_detections(
             color="white",
             va="bottom",
             bbox={"facecolor": colour, "pad": 0.5, "linewidth": 0},
+            **text,
         )
     for x1, y1, x2, y2 in _all(boxes, 4):
         ax.add_patch(
@@ -56,7 +102,7 @@ def show_detections(
     return ax
 
 
-def save_detections(image: Any, detections: Detections, path: str | Path) -> None:
+def save_detections(image: Any, detections: Found, path: str | Path) -> None:
     """Write the picture of `show_detections` to `path` (its ending decides the format)."""
     figure = show_detections(image, detections).figure
     Path(path).parent.mkdir(parents=True, exist_ok=True)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from trex2_mini.cli import main
 from trex2_mini.datasets.coco import CocoDataset
 from trex2_mini.datasets.cutout_sets import make_cutouts_val, make_library
 from trex2_mini.datasets.registry import open_dataset
@@ -193,6 +194,19 @@ def test_cutouts_val(folder, photographs, tmp_path):
     Image.new("RGBA", (20, 20)).save(tmp_path / "small" / "cup" / "0.webp")
     with pytest.raises(ValueError, match="12 pictures or more"):
         make_cutouts_val(tmp_path / "small", tmp_path / "other")
+
+
+def test_the_commands(folder, photographs, tmp_path, monkeypatch, capsys):
+    """A library from a set, a set from a library, and that set by its name."""
+    monkeypatch.setenv("TREX2_DATA", str(tmp_path))
+    monkeypatch.setattr("trex2_mini.datasets.cutout_sets.SCENES", 5)
+    with pytest.raises(FileNotFoundError, match="data cutouts-val LIBRARY"):
+        open_dataset("cutouts-val")
+    assert main(["data", "cutouts", str(photographs.path.parent), str(tmp_path / "own")]) == 0
+    assert "2 objects of 1 categories" in capsys.readouterr().out
+    assert main(["data", "cutouts-val", str(folder), "--photographs", str(photographs.path.parent)]) == 0
+    assert "5 images, 3 categories (1 novel)" in capsys.readouterr().out
+    assert len(open_dataset("cutouts-val")) == 5
 
 
 def test_mistakes_are_named(tmp_path):

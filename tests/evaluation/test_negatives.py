@@ -168,7 +168,7 @@ def test_the_protocol_refuses(tmp_path):
     for options, words in [
         ({"examples": 4}, "1 to 3 negatives a prompt, got 4"),
         ({"threshold": 2.0}, "threshold"),
-        ({"baselines": ["template"]}, "visual-i-others, not for"),
+        ({"baselines": ["template"]}, "visual-i-others', not for"),
         ({"categories": "novel"}, 'flag "novel"'),
     ]:
         with pytest.raises(ValueError, match=words):

@@ -282,7 +282,7 @@ def test_options_of_other_protocols_are_refused(protocol):
     """Before anything is opened: neither the set nor the checkpoint need to exist."""
     for options, words in [
         ({"synonyms": True}, "'text', not for"),
-        ({"baselines": ["template"]}, "visual-i-others, not for"),
+        ({"baselines": ["template"]}, "visual-i-others', not for"),
     ]:
         with pytest.raises(ValueError, match=words):
             evaluate("no-checkpoint", "no-set", protocol, **options)

@@ -22,6 +22,8 @@ from tiny import TINY, seeded_model, squares
 
 import trex2_mini
 from trex2_mini import Detector, PromptBank
+from trex2_mini.images import load_image
+from trex2_mini.interactive import session
 from trex2_mini.interactive.canvas import LONGEST_SIDE, PromptCanvas, as_annotations, undecided
 from trex2_mini.interactive.studio import FLOOR, PromptStudio
 
@@ -603,3 +605,51 @@ def test_work_on_an_image_that_is_not_there_now_stays_in_the_file(studio, pictur
     last = again(fresh)
     last.choose("a.png")
     assert last.canvas.boxes() == {"coin": [BOX]}
+
+
+# Pictures are opened when they are looked at
+
+
+def test_a_bad_picture_does_not_refuse_the_folder(detector, tmp_path):
+    for name in ("a.png", "b.png", "c.png"):
+        Image.fromarray(np.full((40, 50, 3), 99, np.uint8)).save(tmp_path / name)
+    (tmp_path / "a.png").write_bytes((tmp_path / "a.png").read_bytes()[:60])
+    with pytest.warns(UserWarning, match=r"a\.png is not a readable picture"):
+        studio = PromptStudio(detector, tmp_path)
+    assert studio.current == "b.png" and list(studio.session.sources) == ["a.png", "b.png", "c.png"]
+    with pytest.raises(ValueError, match="not a readable picture"):
+        studio.chooser.value = "a.png"
+    assert studio.current == studio.chooser.value == "b.png" and "a.png" in studio.message.value
+    with pytest.raises(ValueError, match="not a readable picture"):
+        studio.add_image(tmp_path.joinpath("d.png").write_bytes(b"none") and tmp_path / "d.png")
+    assert "d.png" not in studio.session.sources
+    with pytest.warns(UserWarning), pytest.raises(ValueError, match="none of the 1 pictures can be opened"):
+        PromptStudio(detector, tmp_path / "a.png")
+
+
+def test_a_folder_opens_without_decoding_it(detector, tmp_path, monkeypatch):
+    for index in range(20):
+        Image.fromarray(np.full((40, 50, 3), index, np.uint8)).save(tmp_path / f"{index:02d}.png")
+    opened = []
+    monkeypatch.setattr(session, "load_image", lambda source: opened.append(source) or load_image(source))
+    studio = PromptStudio(detector, tmp_path)
+    assert {path.name for path in opened} == {"00.png"} and len(studio.chooser.options) == 20
+
+
+def test_an_autosave_file_that_cannot_be_written(detector, pictures, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.warns(UserWarning, match="cannot be written .*so nothing is kept"):
+        studio = PromptStudio(detector, pictures, autosave=tmp_path / "file" / "studio.json")
+    assert "cannot be written" in studio.message.value and studio.current
+    with pytest.raises(ValueError, match="cannot be written"):
+        studio.canvas.prompts = [{"xyxy": [1, 1, 20, 20]}]
+
+
+def test_words_of_any_script(studio):
+    """Separators of every script; a word that is a category in another spelling is that category."""
+    studio.canvas.categories = ["Red square"]
+    studio.workflow.value = "text"
+    studio.threshold.value = 0.05
+    studio.text.value = "red  SQUARE、猫；dog . "
+    assert studio.canvas.names() == ["Red square", "猫", "dog"]
+    assert {detection["label"] for detection in studio.canvas.detections} <= {"Red square", "猫", "dog"}

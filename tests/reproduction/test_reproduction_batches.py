@@ -4,12 +4,13 @@ numbers as data.
 
 from __future__ import annotations
 
-import csv
 import json
+import re
 import subprocess
 import sys
 
 import nbformat
+import pandas as pd
 import pytest
 import yaml
 
@@ -92,22 +93,17 @@ def test_failures_and_what_is_done(notebooks, tmp_path, capsys):
     """One of three fails, the others go on; the second call repeats the failed one alone, and the table holds all."""
     runs = read_grid(grid(notebooks, "- notebook: 13_times\n  parameters: {factor: [3, 1, 2]}"), notebooks)
     out = tmp_path / "out"
-    rows = reproduce(runs, out)
+    table = reproduce(runs, out)
     assert "3 runs, 0 of them done; about 3 minutes" in capsys.readouterr().out
-    assert [row["status"] == "done" for row in rows] == [False, True, True, True, True]
-    assert "too much" in rows[0]["status"] and {row["measure"] for row in rows[1:]} == {"AP", "parts/small"}
-    assert [row["value"] for row in rows if row["measure"] == "AP"] == [10.0, 20.0]
-    with (out / "table.csv").open() as file:
-        assert [row["parameters"] for row in csv.DictReader(file)][::2] == ["factor=3", "factor=1", "factor=2"][:1] + [
-            "factor=1",
-            "factor=2",
-        ]
-    assert (
-        "| 13_times | factor=2 | done |" in (out / "table.md").read_text()
-        and "<table>" in (out / "table.html").read_text()
-    )
+    assert (table["status"] == "done").tolist() == [False, True, True, True, True]
+    assert "too much" in table["status"][0] and set(table["measure"][1:]) == {"AP", "parts/small"}
+    assert table[table["measure"] == "AP"]["value"].tolist() == [10.0, 20.0]
+    written = pd.read_csv(out / "table.csv", keep_default_na=False)
+    assert written["parameters"].tolist()[::2] == ["factor=3", "factor=1", "factor=2"]
+    assert re.search(r"\| 13_times +\| factor=2 +\| done", (out / "table.md").read_text())
+    assert "<table" in (out / "table.html").read_text()
     before = {path: path.stat().st_mtime_ns for path in out.glob("*/status.json")}
-    assert reproduce(runs, out)[1:] == rows[1:]
+    assert reproduce(runs, out)[1:].equals(table[1:])
     assert "3 runs, 2 of them done; about 1 minutes" in capsys.readouterr().out
     assert sum(path.stat().st_mtime_ns != before[path] for path in before) == 1
 
@@ -115,8 +111,7 @@ def test_failures_and_what_is_done(notebooks, tmp_path, capsys):
 def test_two_workers_give_the_same_table(notebooks, tmp_path):
     runs = read_grid(grid(notebooks, "- notebook: 13_times\n  parameters: {factor: [1, 2]}"), notebooks)
     one, two = (reproduce(runs, tmp_path / str(n), workers=n) for n in (1, 2))
-    seconds = {"seconds": 0}
-    assert [row | seconds for row in one] == [row | seconds for row in two]
+    assert one.drop(columns="seconds").equals(two.drop(columns="seconds"))
 
 
 def test_refusals(notebooks, tmp_path):
@@ -129,8 +124,10 @@ def test_refusals(notebooks, tmp_path):
 
 def test_names_in_the_table_are_not_markup(tmp_path):
     state = {"notebook": "13_<b>", "parameters": {"a": "x|y"}, "status": "failed: <script>", "seconds": 1.0}
-    (row,) = write_table({tmp_path / "none": state}, tmp_path)
-    assert set(row) == set(COLUMNS) and "<script>" not in (tmp_path / "table.html").read_text()
+    table = write_table({tmp_path / "none": state}, tmp_path)
+    assert (
+        tuple(table.columns) == COLUMNS and len(table) == 1 and "<script>" not in (tmp_path / "table.html").read_text()
+    )
     assert "x/y" in (tmp_path / "table.md").read_text()
 
 
@@ -169,13 +166,13 @@ def test_bad_scales(scales):
 def test_papermill_by_hand_gives_the_numbers_of_reproduce(scales, tmp_path):
     """The scale's file as it is, with a parameter that the notebook lacks: same measures."""
     (scales / "grid.yml").write_text("tiny: [{notebook: 13_times}]")
-    rows = reproduce(read_scale("tiny", scales, scales), tmp_path / "out")
+    table = reproduce(read_scale("tiny", scales, scales), tmp_path / "out")
     notebook, by_hand = scales / "13_times.ipynb", tmp_path / "by_hand"
     by_hand.mkdir()
     command = [sys.executable, "-m", "papermill", str(notebook), str(by_hand / "out.ipynb"), "-p", "output_dir"]
     subprocess.run([*command, str(by_hand), "-f", str(scales / "tiny.yml")], check=True, capture_output=True)
     metrics = measures(json.loads((by_hand / "metrics.json").read_text()))
-    assert metrics == {row["measure"]: row["value"] for row in rows} == {"AP": 20.0, "parts/small": 2}
+    assert metrics == dict(zip(table["measure"], table["value"])) == {"AP": 20.0, "parts/small": 2}
 
 
 @pytest.mark.parametrize("scale", SCALES)

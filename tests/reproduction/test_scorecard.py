@@ -7,6 +7,7 @@ import json
 import pytest
 
 from trex2_mini.checkpoint import shipped
+from trex2_mini.evaluation.tables import as_markdown
 from trex2_mini.reproduction.scorecard import LINES, Line, as_table, judged, scorecard
 
 
@@ -45,7 +46,9 @@ def test_one_command(tmp_path, monkeypatch, capsys):
     again = scorecard("nano-photo", draws=2, file=file)
     assert again == first and capsys.readouterr().out.count("...") == 1
     table = as_table(first)
-    assert "| coins text all |" in table and "not here" in table and "101.0 | missed |" in table
+    assert table["verdict"].tolist() == ["missed", "", "not here"] and table["goal"].tolist()[0] == 101
+    text = as_markdown(table, ".1f")
+    assert "| coins text all " in text and "101.0 | missed " in text and "nan" not in text
 
 
 def test_refusals(tmp_path, monkeypatch):

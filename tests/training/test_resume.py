@@ -82,7 +82,7 @@ def test_killed_at_any_moment_the_run_ends_the_same(tmp_path):
     bit for bit.
     """
     context = multiprocessing.get_context("forkserver")  # torch is imported once
-    context.set_forkserver_preload(["trex2_mini.training", "tiny"])
+    context.set_forkserver_preload(["trex2_mini.training.trainer", "tiny"])
 
     def finish(folder: Path) -> None:
         process = context.Process(target=train, args=(folder,))
@@ -187,3 +187,32 @@ def test_a_log_that_was_cut_off(tmp_path):
     train(tmp_path)
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [10, 20] and lines[0]["total"] == 1.5
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_signal_saves_and_says_how_to_go_on(tmp_path, capsys, number, workers):
+    """Ctrl-C and SIGTERM: the step ends, the state is there, one line, the signal's exit status; and it goes on."""
+    trainer = Trainer(tmp_path, TINY, Stopping(number, os.getpid()), NAMES)
+    with pytest.raises(SystemExit) as ended:
+        trainer.train(save_every=1000, progress=False, workers=workers)
+    assert ended.value.code == 128 + number
+    said = capsys.readouterr().err.strip().splitlines()
+    assert len(said) == 1 and said[0].startswith(f"stopped and saved at step {trainer.step} of 25; go on by: ")
+    again = Trainer(tmp_path, TINY, Stopping(0, 0), NAMES)
+    again.resume()
+    assert 0 < again.step == trainer.step < 25
+    again.train(progress=False, workers=0)
+    assert again.step == 25 and signal.getsignal(number) in (signal.default_int_handler, signal.SIG_DFL)
+
+
+class Stopping:
+    """Squares; with the third step's batch a signal goes to the process that trains."""
+
+    def __init__(self, number: int, process: int):
+        self.number, self.process = number, process
+
+    def __call__(self, index: int):
+        if index == 2 and self.number:
+            os.kill(self.process, self.number)
+        return batches(index)

@@ -9,12 +9,14 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from tiny import NAMES, TINY, squares
+from tiny import NAMES, TINY, double_precision, squares
 
 from trex2_mini.checkpoint import load_model, read_tensors, write_tensors
 from trex2_mini.cli import main
@@ -25,6 +27,7 @@ from trex2_mini.training.trainer import Trainer
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
 OBJECTS = [[2, 1], [3, 1], [0, 4], [0, 0]]  # of the pictures of the four parts: unequal, and a part without any
 KINDS = {"text": (0, 1), "visual": (1, 1), "both": (0, 0)}  # step, visual_per_text
+ALL_KINDS = KINDS | {"nothing": (1, 1)}  # a batch without any object
 
 
 def part(number: int, objects: list = OBJECTS) -> list:
@@ -50,15 +53,16 @@ def gradients(trainer: Trainer, step: int) -> dict[str, torch.Tensor]:
     own = range(process()[0], trainer.parts, process()[1])
     losses = trainer._backward({number: trainer.batches(step * trainer.parts + number) for number in own})
     found = {name: p.grad.clone() for name, p in trainer.model.named_parameters() if p.grad is not None}
+    assert all(gradient.dtype == torch.float64 for gradient in found.values())
     return found | {"loss": torch.tensor(losses["total"])}
 
 
 def assert_same(ours: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
-    """Every tensor to 1e-5 of its largest entry, or of a thousandth of the largest of all where it is all but zero."""
+    """Every tensor to 1e-9 of its largest entry, or of a thousandth of the largest of all where it is all but zero."""
     assert ours.keys() == expected.keys()
     floor = 1e-3 * max(float(value.abs().max()) for name, value in expected.items() if name != "loss")
     for name, value in expected.items():
-        bound = 1e-5 * max(floor, float(value.abs().max()))
+        bound = 1e-9 * max(floor, float(value.abs().max()))
         assert float((ours[name] - value).abs().max()) <= bound, name
 
 
@@ -68,6 +72,12 @@ def one_thread():
     torch.set_num_threads(1)  # as torchrun gives each process
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def in_double(one_thread):
+    with double_precision():
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -81,26 +91,33 @@ def of_two_processes(tmp_path_factory):
         [*TORCHRUN, __file__, str(folder)], capture_output=True, text=True, env=os.environ | {"PYTHONPATH": paths}
     )
     assert done.returncode == 0, done.stderr
-    return [{kind: read_tensors(folder / f"{rank}-{kind}.safetensors")[0] for kind in KINDS} for rank in (0, 1)]
+    return [{kind: read_tensors(folder / f"{rank}-{kind}.safetensors")[0] for kind in ALL_KINDS} for rank in (0, 1)]
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_two_processes_have_the_gradients_of_one(of_two_processes, tmp_path, kind, one_thread):
+def batch_of(kind: str) -> Callable[[int], list]:
+    return partial(part, objects=[[0, 0]] * 4) if kind == "nothing" else part
+
+
+@pytest.mark.parametrize("kind", ALL_KINDS)
+def test_two_processes_have_the_gradients_of_one(of_two_processes, tmp_path, kind, in_double):
     """Four parts, one of them without objects and last in its process; text, visual and both; with denoising and
-    prompts across images.
+    prompts across images. The same parameters have no gradient.
     """
-    step, visual = KINDS[kind]
-    expected = gradients(trainer_of(tmp_path, visual_per_text=visual), step)
+    step, visual = ALL_KINDS[kind]
+    expected = gradients(trainer_of(tmp_path, batch_of(kind), visual_per_text=visual), step)
     first, second = (of_two_processes[rank][kind] for rank in (0, 1))
-    assert float(first.pop("loss") + second.pop("loss")) == pytest.approx(float(expected.pop("loss")), rel=1e-5)
+    assert float(first.pop("loss") + second.pop("loss")) == pytest.approx(float(expected.pop("loss")), rel=1e-9)
     assert_same(first, expected)
     assert all(torch.equal(first[name], second[name]) for name in first)  # or the replicas would drift apart
     encoder = "visual_prompt_encoder.class_token"
-    assert first[encoder].any(), "the part without objects must not hide what the other part of its process gave"
+    if kind == "nothing":
+        assert encoder not in first
+    else:
+        assert first[encoder].any(), "the part without objects must not hide what the other part of its process gave"
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_parts_add_up_to_the_batch(tmp_path, kind, one_thread):
+def test_parts_add_up_to_the_batch(tmp_path, kind, in_double):
     """Where negatives do not reach beyond a part anyway, four parts give the gradients of the whole batch: all is
     normalised by the batch.
 
@@ -130,10 +147,10 @@ def test_parts_add_up_to_the_batch(tmp_path, kind, one_thread):
         found.append(gradients(trainer, step))
     assert found[0].keys() == found[1].keys()
     ours, expected = (torch.cat([value.flatten() for value in own.values()]) for own in found)
-    assert (ours - expected).norm() <= 1e-5 * expected.norm()
+    assert (ours - expected).norm() <= 1e-9 * expected.norm()
 
 
-def test_recomputed_activations_give_the_same_gradients(tmp_path, one_thread):
+def test_recomputed_activations_give_the_same_gradients(tmp_path, in_double):
     """Encoder layers run a second time in the backward pass, and nothing else changes."""
     found, calls = [], []
     for recompute in (False, True):
@@ -157,6 +174,7 @@ def test_the_command_line_on_two_processes(tmp_path, one_thread):
         [*TORCHRUN, "-m", "trex2_mini", *command, str(tmp_path / "two")], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
+    assert "Warning" not in done.stderr
     assert main([*command, str(tmp_path / "one")]) == 0
     one, two = (tmp_path / name for name in ("one", "two"))
     assert sorted(p.name for p in two.iterdir()) == sorted(p.name for p in one.iterdir())
@@ -182,7 +200,7 @@ def test_a_batch_that_cannot_be_divided(capsys, tmp_path):
 
 
 if __name__ == "__main__":  # a process of torchrun, see of_two_processes
-    with one_of_many():
-        for kind, (step, visual) in KINDS.items():
-            trainer = trainer_of(Path(sys.argv[1]) / kind, visual_per_text=visual)
+    with one_of_many(), double_precision():
+        for kind, (step, visual) in ALL_KINDS.items():
+            trainer = trainer_of(Path(sys.argv[1]) / kind, batch_of(kind), visual_per_text=visual)
             write_tensors(Path(sys.argv[1]) / f"{process()[0]}-{kind}.safetensors", gradients(trainer, step))

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
 
+import pandas as pd
 import torch
 from tqdm import tqdm
 
@@ -38,15 +39,12 @@ def run(
     """One of BENCHMARKS.
 
     quick: small sizes, for a look at what it prints. repeats: rounds, default 5 (quick: 2). presets: those that "model"
-    measures, default
-    all three (quick: nano). images: of "evaluation", measure AP alone, of so many images, once.
+    measures, default all three (quick: nano). images: of "evaluation", measure AP alone, of so many images, once.
 
     Returns {"benchmark", "quick", "rounds", "processor", "threads", "versions", "commit", "seconds", "rows", "notes"}.
-    A row is {"what",
-    "ours", "value", "reference", "reference_value", "unit", "ratio", "goal"}: a ratio > 1 says that ours is better
-    (faster, smaller) by
-    that factor; None where there is no reference of the same run. The notes say what was left out.
-    Raises ValueError for an unknown name or preset, and where the package of a reference is missing.
+    A row is {"what", "ours", "value", "reference", "reference_value", "unit", "ratio", "goal"}: a ratio > 1 says that
+    ours is better (faster, smaller) by that factor; None where there is no reference of the same run. The notes say
+    what was left out. Raises ValueError for an unknown name or preset, and where the package of a reference is missing.
     """
     if name not in BENCHMARKS:
         raise ValueError(f"unknown benchmark {name!r}; expected one of {', '.join(BENCHMARKS)}")
@@ -81,25 +79,24 @@ def run(
 
 def as_table(result: dict) -> str:
     """A result of `run` as aligned text."""
-    cells = [("what", "ours", "", "reference", "", "ratio", "goal")]
-    for row in result["rows"]:
-        goal = f">= {row['goal']:g}" if row["goal"] else ""
-        ours, other = _number(row["value"], row["unit"]), _number(row["reference_value"], row["unit"])
-        ratio = "" if row["ratio"] is None else f"{row['ratio']:.2f}x"
-        cells.append((row["what"], row["ours"], ours, row["reference"], other, ratio, goal))
-    widths = [max(len(line[i]) for line in cells) for i in range(7)]
-    right = {2, 4, 5}
-    lines = [
-        "  ".join(c.rjust(w) if i in right else c.ljust(w) for i, (c, w) in enumerate(zip(line, widths))).rstrip()
-        for line in cells
-    ]
+    table = pd.DataFrame(result["rows"])
+    for column in ("value", "reference_value"):
+        table[column] = [_number(value, unit) for value, unit in zip(table[column], table["unit"])]
+    table["ratio"] = ["" if pd.isna(ratio) else f"{ratio:.2f}x" for ratio in table["ratio"]]
+    table["goal"] = [f">= {goal:g}" if goal else "" for goal in table["goal"].fillna(0)]
+    table = table[["what", "ours", "value", "reference", "reference_value", "ratio", "goal"]]
+    sides = ("left", "left", "right", "left", "right", "right", "left")
+    lines = table.to_markdown(
+        index=False, tablefmt="plain", headers=["what", "ours", "", "reference", "", "ratio", "goal"], colalign=sides,
+        disable_numparse=True,
+    )  # fmt: skip
     rounds = f"median of {result['rounds']} rounds" if result["rounds"] > 1 else "one round"
     head = f"benchmark {result['benchmark']}{' (quick)' if result['quick'] else ''}: {rounds}"
     head += f", {result['threads']} threads, {result['processor']}, {result['seconds']:.0f} s in all"
-    return "\n".join([head, *lines, *(f"note: {note}" for note in result["notes"])])
+    return "\n".join([head, lines, *(f"note: {note}" for note in result["notes"])])
 
 
 def _number(value: float | None, unit: str) -> str:
-    if value is None:
+    if pd.isna(value):
         return ""
     return f"{1000 * value:,.1f} ms" if unit == "s" and value < 1 else f"{value:,.2f} {unit}"

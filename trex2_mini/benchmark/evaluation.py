@@ -57,8 +57,7 @@ def _average_precision(images: int, repeats: int, warm_up: bool = True) -> dict:
 
 def synthetic_detections(images: int, categories: int = 80) -> tuple[dict, list[dict]]:
     """A COCO truth of about 7 objects an image, and 300 detections an image, a third of them near an object and of its
-    category.
-    """
+    category."""
     rng = np.random.default_rng(0)
     annotations, detections = [], []
     for image in range(1, images + 1):

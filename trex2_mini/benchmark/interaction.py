@@ -1,6 +1,5 @@
 """What a user waits for while prompting one picture by hand: `nano-emoji` through its Detector, on an embedded scene of
-192 x 256 pixels.
-"""
+192 x 256 pixels."""
 
 from __future__ import annotations
 

@@ -30,8 +30,7 @@ def row(
     compare: bool = True,
 ) -> dict:
     """A line of a result, see `run`. compare=False: no ratio, since the reference is of another machine, or not of the
-    same kind.
-    """
+    same kind."""
     ratio = None if other is None or not compare else value / other if unit.endswith("/s") else other / value
     return {
         "what": what, "ours": ours, "value": value, "reference": reference, "reference_value": other,
@@ -54,8 +53,7 @@ def interleaved(forms: dict[str, Callable[[], Any]], repeats: int, warm_up: bool
 
 class Peak(NamedTuple):
     """GiB of resident memory at the peak of a call: above what the process held before it, and of the whole process
-    (Python and libraries
-    take about 0.4 of it)."""
+    (Python and libraries take about 0.4 of it)."""
 
     above: float
     whole: float
@@ -72,7 +70,7 @@ def peak_memory(function: Callable[..., Callable[[], Any]], *arguments: Any) -> 
 def _peak(function: Callable[..., Callable[[], Any]], arguments: tuple) -> Peak:
     call = function(*arguments)
     before = gibibytes("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")
+    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
     call()
     whole = gibibytes("VmHWM")
     return Peak(whole - before, whole)
@@ -80,7 +78,9 @@ def _peak(function: Callable[..., Callable[[], Any]], arguments: tuple) -> Peak:
 
 def gibibytes(key: str) -> float:
     """A memory figure of this process, such as VmRSS or VmHWM; Linux only."""
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(key))
+    line = next(
+        line for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines() if line.startswith(key)
+    )
     return int(line.split()[1]) / 2**20
 
 
@@ -124,6 +124,6 @@ def transformers(module: str = "") -> Any:
 def processor() -> str:
     """Its name, as far as the system tells it."""
     with contextlib.suppress(OSError, StopIteration):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         return next(line for line in lines if line.startswith("model name")).partition(":")[2].strip()
     return platform.processor() or platform.machine()

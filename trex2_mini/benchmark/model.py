@@ -121,9 +121,8 @@ def _against(
 
 
 def _detr_peers(height: int, width: int) -> dict[str, Callable[[], Any]]:
-    """transformers' models from their default configurations. Grounding DINO's text is "cat. dog." in BERT's token
-    ids.
-    """
+    """transformers' models from their default configurations. Grounding DINO's text is "cat. dog." in
+    BERT's token ids."""
     library, pixels = transformers(), torch.rand(1, 3, height, width)
     dino = library.GroundingDinoForObjectDetection(library.GroundingDinoConfig()).eval()
     detr = library.DeformableDetrForObjectDetection(

@@ -1,6 +1,5 @@
 """Soak: many prompts and many images in one process with `nano-emoji`; its resident memory must stay where the warm-up
-left it. Linux only.
-"""
+left it. Linux only."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ def get(name: str, images: int | None, full: bool, split: str, ids: Path | None,
     images = None if full else images
     name = "lvis-val" if name == "lvis" else name
     if name == "coco":
-        chosen = [int(line) for line in ids.read_text().split()] if ids else None
+        chosen = [int(line) for line in ids.read_text(encoding="utf-8").split()] if ids else None
         names = [download.coco(split, images, seed, chosen)]
     elif name in LVIS_SETS:
         names = [download.lvis(name, images, seed)]
@@ -70,13 +70,54 @@ def get(name: str, images: int | None, full: bool, split: str, ids: Path | None,
 
 
 @data.command()
+@click.argument("name", metavar="SET")
+@click.argument("out", type=PATH)
+@click.option("--least", type=click.IntRange(12), default=24, help="Pixels of the longer side of an object, at least.")
+def cutouts(name: str, out: Path, least: int) -> None:
+    """Cut the objects out of a set with masks, for scenes that are composed in training: `train --data cutouts:OUT`.
+
+    SET: a folder in COCO format or a known set, with polygon masks. OUT: a new folder, with one folder a category.
+
+    Examples:
+    trex2 data cutouts coco-train2017 data/cutouts
+    """
+    from trex2_mini.datasets.cutout_sets import make_library
+    from trex2_mini.datasets.registry import open_dataset
+
+    found = make_library(open_dataset(name), out, least)
+    print(f"{out}: {sum(found.values())} objects of {len(found)} categories")
+
+
+@data.command("cutouts-val")
+@click.argument("library", type=PATH)
+@click.option(
+    "--photographs", metavar="SET", help="Pieces of its pictures lie behind the objects (default: drawn ones)."
+)
+def cutouts_val(library: Path, photographs: str | None) -> None:
+    """Make the set cutouts-val: scenes of those cut-outs of a library that no training uses, under TREX2_DATA.
+
+    Examples:
+    trex2 data cutouts-val data/cutouts --photographs coco-val2017
+    """
+    from trex2_mini.datasets.cutout_sets import make_cutouts_val
+    from trex2_mini.datasets.registry import open_dataset
+    from trex2_mini.paths import data_root
+
+    behind = open_dataset(photographs) if photographs else None
+    made = open_dataset(str(make_cutouts_val(library, data_root() / "cutouts-val", behind)))
+    novel = sum(category["novel"] for category in made.categories)
+    print(f"cutouts-val: {len(made)} images, {len(made.names)} categories ({novel} novel) in {made.images}")
+
+
+@data.command()
 @click.argument("folder", metavar="NAME|FOLDER")
 @click.option("--out", type=PATH, metavar="FILE", help="A picture of the statistics.")
-def check(folder: str, out: Path | None) -> None:
+@click.option("--decode", is_flag=True, help="Read every picture's pixels too: finds files that are cut short.")
+def check(folder: str, out: Path | None, decode: bool) -> None:
     """What is in a set, and what is wrong with it.
 
     Examples:
-    trex2 data check my/set
+    trex2 data check my/set --decode
     trex2 data check emoji-val --out statistics.png
     """
     from trex2_mini.datasets.registry import open_dataset
@@ -94,7 +135,26 @@ def check(folder: str, out: Path | None) -> None:
 
         save_statistics(found, out)
         print(f"picture: {out}")
-    problems = dataset.problems + check_pictures(dataset)
+    problems = dataset.problems + check_pictures(dataset, decode=decode)
     for problem in problems[:50]:
         print(f"problem: {problem}")
     print(f"{len(problems)} problems" + (", the first 50 are shown" if len(problems) > 50 else ""))
+
+
+@data.command()
+@click.argument("source", metavar="IN")
+@click.argument("out", metavar="OUT", type=PATH)
+@click.option("--to", type=click.Choice(["coco", "yolo", "voc"]), default="coco", help="The format to write.")
+def convert(source: str, out: Path, to: str) -> None:
+    """Write a set of any format that we read, a name, folder or JSON file, in another, with its pictures.
+
+    Examples:
+    trex2 data convert my/label-studio.json my/set --to coco
+    trex2 data convert emoji-val my/yolo --to yolo
+    """
+    from trex2_mini.annotations import convert
+    from trex2_mini.datasets.registry import open_dataset
+
+    path, counts = convert(open_dataset(source), out, to)
+    print(", ".join(f"{key.replace('_', ' ')}: {value}" for key, value in counts.items()))
+    print(f"{to}: {path}")

@@ -85,9 +85,11 @@ def scorecard(checkpoint: str, source: str | None, draws: int, limit: int | None
     trex2 scorecard --checkpoint nano-emoji
     trex2 scorecard --checkpoint nano-photo --source runs/mine --draws 3 --json scorecard.json
     """
+    from trex2_mini.evaluation.tables import as_markdown
     from trex2_mini.reproduction import scorecard as card
 
-    print(card.as_table(card.scorecard(checkpoint, draws, limit, json_path, source)), end="")
+    results = card.scorecard(checkpoint, draws, limit, json_path, source)
+    print(as_markdown(card.as_table(results), ".1f"), end="")
 
 
 @command()
@@ -106,7 +108,8 @@ def suite(name: str, checkpoint: str, json_path: Path | None, **options: Any) ->
     trex2 suite emoji-wild --checkpoint nano-emoji --draws 1 --json wild.json
     """
     from trex2_mini.evaluation.suite import as_table, measure_suite
+    from trex2_mini.evaluation.tables import as_markdown
 
     result = measure_suite(checkpoint, name, **options)
     write_json(json_path, result)
-    print(as_table(result), end="")
+    print(as_markdown(as_table(result), ".1f"), end="")

@@ -32,10 +32,10 @@ def reproduce(scale: str, out: Path | None, only: str, workers: int, submitit: s
     if not runs:
         raise ValueError(f"{scale} has no notebook that begins with {only!r}")
     out = out or REPOSITORY / "runs" / "reproduce" / Path(scale).stem
-    rows = batches.reproduce(runs, out, workers, submitit)
-    print(batches.as_markdown(rows), end="")
+    table = batches.reproduce(runs, out, workers, submitit)
+    print(batches.as_markdown(table), end="")
     print(f"tables: {out}/table.csv, table.md, table.html")
-    failed = {(row["notebook"], row["parameters"]): row["status"] for row in rows if row["status"] != "done"}
+    failed = table[table["status"] != "done"].set_index(["notebook", "parameters"])["status"].to_dict()
     if failed:
         raise ValueError(f"{len(failed)} of {len(runs)} runs failed; the same command tries them again: {failed}")
 

@@ -14,7 +14,8 @@ from trex2_mini.cli.options import PATH, Several, command
 @click.option("--preset", default="nano", help="nano, swin_t or swin_l.")
 @click.option(
     "--data", cls=Several, default=["emoji"], metavar="NAME[=SHARE]...",
-    help="emoji (fresh scenes), coco-train2017, or a folder in COCO format; several are mixed by their shares.",
+    help="emoji (fresh scenes), cutouts:FOLDER (fresh scenes of cut-outs, see `data cutouts`), coco-train2017, or "
+    "a folder in COCO format; several are mixed by their shares.",
 )  # fmt: skip
 @click.option("--config", "config_path", type=PATH, metavar="FILE", help="A config.json instead of a preset.")
 @click.option(
@@ -39,8 +40,7 @@ def train(
     Examples:
     trex2 train --run runs/mine
     trex2 train --run runs/mine --start-from nano-emoji --data emoji=0.3 my/folder=0.7 --set steps=2000 lr=3e-4
-    torchrun --nproc-per-node 8 -m trex2_mini train --preset swin_t --data coco-train2017 --device cuda --out
-    runs/swin_t
+    torchrun --nproc-per-node 8 -m trex2_mini train --preset swin_t --data coco-train2017 --device cuda --out runs/t
     """
     from trex2_mini import config as configs
     from trex2_mini.processes import one_of_many
@@ -77,7 +77,11 @@ def _changed(recipe, pairs: tuple[str]):
         if key not in known or not value:
             raise ValueError(f"--set {pair}: expected KEY=VALUE with KEY one of {sorted(known)}")
         try:
-            changes[key] = {"true": True, "false": False}[value.lower()] if known[key] is bool else known[key](value)
+            if known[key] is tuple:  # of whole numbers
+                changes[key] = tuple(int(part) for part in value.split(","))
+            else:
+                truth = {"true": True, "false": False}
+                changes[key] = truth[value.lower()] if known[key] is bool else known[key](value)
         except (ValueError, KeyError):
             raise ValueError(f"--set {pair}: expected {key} to be {known[key].__name__}, got {value!r}") from None
     return dataclasses.replace(recipe, **changes)

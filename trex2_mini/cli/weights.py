@@ -62,7 +62,7 @@ def export(checkpoint: str, out: Path, size: tuple[int, int], text: str) -> None
     trex2 export --checkpoint runs/mine --out runs/onnx --size 480 640 --text "cat, dog"
     """
     from trex2_mini.detector import Detector
-    from trex2_mini.model.text_prompt import check_names
+    from trex2_mini.names import check_names
     from trex2_mini.weights.onnx import export_onnx
 
     names = check_names(text) if text else []

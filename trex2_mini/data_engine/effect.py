@@ -50,8 +50,7 @@ RECIPE = {"batch_size": 4, "lr": 2e-4, "lr_backbone": 5e-5, "lr_text": 2e-4, "wa
 
 def captioned_scenes(folder: Path, scenes: int, progress: bool = True) -> Path:
     """A set as emoji-captions, other scenes, whose captions call a thing by its first synonym, where it has one. Made
-    unless it is there.
-    """
+    unless it is there."""
     if (folder / "annotations.json").is_file():
         return folder
     (folder / "images").mkdir(parents=True, exist_ok=True)

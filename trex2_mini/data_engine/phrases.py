@@ -84,8 +84,7 @@ def find_parser(name: str = "auto") -> tuple[str, Parser | None]:
     """(its name, what `noun_phrases` takes).
 
     name: "rules"; an installed spaCy pipeline, such as "en_core_web_sm"; or "auto": the first English pipeline that is
-    installed, else the rule.
-    Raises ValueError for a pipeline that is not there.
+    installed, else the rule. Raises ValueError for a pipeline that is not there.
     """
     if name == "rules":
         return "rules", None
@@ -119,8 +118,7 @@ def find_parser(name: str = "auto") -> tuple[str, Parser | None]:
 
 def frequent_phrases(phrases: Iterable[Iterable[str]], more_than: int) -> dict[str, int]:
     """The global dictionary: {phrase: in how many captions it is}, of those in more than `more_than` (the paper: 100),
-    most frequent first.
-    """
+    most frequent first."""
     if more_than < 0:
         raise ValueError(f"more_than must be at least 0, got {more_than}")
     counts = Counter(phrase for own in phrases for phrase in set(own))

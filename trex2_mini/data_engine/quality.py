@@ -16,8 +16,7 @@ def pseudo_label_quality(
 
     Args:
         made, truth: COCO dictionaries with the same image ids; made may lack images (they are then without boxes).
-            Where annotations have a "score",
-            the better ones choose first.
+            Where annotations have a "score", the better ones choose first.
         names: a box is right only if its category has the same name as the object; else any object will do. An object
         is found at most once.
         iou: least overlap.

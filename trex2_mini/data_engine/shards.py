@@ -21,16 +21,16 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from trex2_mini.annotations import bring
 from trex2_mini.checkpoint import file_hash, load_model
 from trex2_mini.data_engine.engines import TextEngine, VisualEngine, check_thresholds
+from trex2_mini.datasets.pictures import Pictures
 from trex2_mini.detector import Detector
 from trex2_mini.evaluation.provenance import describe_code
-from trex2_mini.images import load_image
-from trex2_mini.paths import write_text
+from trex2_mini.images import LeftOut, load_image
+from trex2_mini.paths import locked, write_text
 
 
 def run_engine(
@@ -73,28 +73,26 @@ def run_engine(
     settings = _settings(engine, images, checkpoint, shard)
     shards = out / "shards"
     shards.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(shards / "engine.lock", timeout=0):
-            begun = shards / "settings.json"
-            if begun.exists() and json.loads(begun.read_text(encoding="utf-8")) != settings:
-                raise ValueError(
-                    f"{out} was begun with other pictures, settings or weights; remove it, or choose another folder"
-                )
-            write_text(begun, json.dumps(settings, indent=2) + "\n")
-            parts = [images[i : i + shard] for i in range(0, len(images), shard)]
-            todo = [number for number in range(len(parts)) if not _file(shards, number).exists()]
-            resumed = sum(len(part) for number, part in enumerate(parts) if number not in todo)
-            with tqdm(
-                total=len(images), initial=resumed, desc=f"{engine.kind} engine", unit="picture", disable=not progress
-            ) as bar:
-                for number in _done(todo, workers, (engine, parts, folder, shards, str(checkpoint))):
-                    bar.update(len(parts[number]))
-            records = [
-                record for n in range(len(parts)) for record in json.loads(_file(shards, n).read_text(encoding="utf-8"))
-            ]
-            counts = _merge(engine, images, records, folder, out, settings, head or {})
-    except Timeout:
-        raise ValueError(f"another process runs an engine into {out}; wait for it, or choose another folder") from None
+    busy = f"another process runs an engine into {out}; wait for it, or choose another folder"
+    with locked(shards / "engine.lock", busy):
+        begun = shards / "settings.json"
+        if begun.exists() and json.loads(begun.read_text(encoding="utf-8")) != settings:
+            raise ValueError(
+                f"{out} was begun with other pictures, settings or weights; remove it, or choose another folder"
+            )
+        write_text(begun, json.dumps(settings, indent=2) + "\n")
+        parts = [images[i : i + shard] for i in range(0, len(images), shard)]
+        todo = [number for number in range(len(parts)) if not _file(shards, number).exists()]
+        resumed = sum(len(part) for number, part in enumerate(parts) if number not in todo)
+        with tqdm(
+            total=len(images), initial=resumed, desc=f"{engine.kind} engine", unit="picture", disable=not progress
+        ) as bar:
+            for number in _done(todo, workers, (engine, parts, folder, shards, str(checkpoint))):
+                bar.update(len(parts[number]))
+        records = [
+            record for n in range(len(parts)) for record in json.loads(_file(shards, n).read_text(encoding="utf-8"))
+        ]
+        counts = _merge(engine, images, records, folder, out, settings, head or {})
     return counts | {"resumed": resumed}
 
 
@@ -124,7 +122,9 @@ class _Worker:
     def __init__(
         self, engine: TextEngine | VisualEngine, parts: list[list[dict]], folder: Path, shards: Path, checkpoint: str
     ):
-        self.engine, self.parts, self.folder, self.shards = engine, parts, folder, shards
+        self.engine, self.parts, self.shards = engine, parts, shards
+        self.pictures = Pictures(folder, [image["file_name"] for part in parts for image in part])
+        self.left_out = LeftOut(sum(map(len, parts)))  # each process leaves out so many: all together stay few
         self.detector = Detector.load(checkpoint)
         if engine.names:  # encoded once, in one order: the last bits of an embedding depend on what it is encoded with
             with torch.inference_mode():
@@ -135,10 +135,9 @@ class _Worker:
         return number
 
     def _record(self, entry: dict) -> dict:
-        try:
-            image = load_image(self.folder / entry["file_name"])
-        except (FileNotFoundError, ValueError) as error:  # collections from the web have broken pictures
-            return {"id": entry["id"], "unreadable": str(error), "labels": []}
+        image = self.left_out.read(entry["id"], lambda name: load_image(self.pictures.find(name)), entry["file_name"])
+        if image is None:  # collections from the web have broken pictures
+            return {"id": entry["id"], "unreadable": self.left_out[entry["id"]], "labels": []}
         labels = self.engine.label(self.detector, entry["id"], image)
         return {"id": entry["id"], "height": image.shape[0], "width": image.shape[1], "labels": labels}
 
@@ -197,9 +196,9 @@ def _merge(
     """Writes annotations.json and brings the pictures; returns the counts.
 
     Categories are the names with boxes and the dictionary's others, by name. "negative" says whether training may draw
-    a name as a negative,
-    "count" in how many pictures' captions it is (text engine).
+    a name as a negative, "count" in how many pictures' captions it is (text engine).
     """
+    pictures = Pictures(folder, [image["file_name"] for image in images])
     entry_of = {image["id"]: image for image in images}
     kept = [record for record in records if record["labels"]]
     dictionary, with_boxes = engine.dictionary, {label["name"] for record in kept for label in record["labels"]}
@@ -210,7 +209,9 @@ def _merge(
         for label in record["labels"]:
             own = {"id": len(annotations) + 1, "image_id": record["id"], "category_id": category[label["name"]]}
             extra = {key: value for key, value in label.items() if key != "name"}
-            annotations.append(own | extra | {"area": round(label["bbox"][2] * label["bbox"][3], 2), "iscrowd": 0})
+            annotations.append(
+                own | extra | {"area": round(label["bbox"][2] * label["bbox"][3], 2), "iscrowd": 0, "segmentation": []}
+            )
     info = {
         "description": f"pseudo-labels of the {engine.kind} engine",
         "source": head.get("info"),
@@ -219,8 +220,8 @@ def _merge(
     }
     coco = {
         "info": info,
-        **({"licenses": head["licenses"]} if "licenses" in head else {}),
-        "images": [entry_of[r["id"]] | {"height": r["height"], "width": r["width"]} for r in kept],
+        "licenses": head.get("licenses", []),
+        "images": [],
         "annotations": annotations,
         "categories": [
             {"id": number, "name": name, "negative": name in dictionary}
@@ -229,8 +230,10 @@ def _merge(
         ],
     }
     for record in kept:
-        file = entry_of[record["id"]]["file_name"]
-        bring(folder / file, out / "images" / file)
+        path = pictures.find(entry_of[record["id"]]["file_name"])
+        own = {"file_name": path.relative_to(folder).as_posix(), "height": record["height"], "width": record["width"]}
+        coco["images"].append(entry_of[record["id"]] | own)
+        bring(path, out / "images" / own["file_name"])
     write_text(out / "annotations.json", json.dumps(coco, ensure_ascii=False))
     return {
         "images": len(images),

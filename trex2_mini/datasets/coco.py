@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from trex2_mini.datasets.check import cleaned
+from trex2_mini.datasets.pictures import Pictures
 from trex2_mini.datasets.sample import Sample
-from trex2_mini.images import load_image
+from trex2_mini.images import LeftOut, UnreadablePicture, load_image
 from trex2_mini.paths import read_json
 
 
@@ -19,17 +20,23 @@ class CocoDataset:
 
     Args:
         annotations: the JSON file.
-        images: the folder that the pictures' `file_name` is relative to.
+        images: the folder that the pictures' `file_name` is relative to, or of which it names the last part
+            (pictures.py).
         content: the annotations, if they do not come from the file (which then only gives the set its name).
+        problems: what a reader of another format found wrong already.
 
     Raises:
         ValueError: the file is no COCO annotation file, or names a category or picture that it does not list. What is
             only
             doubtful is put into `problems` and warned of; check.py has the table.
         FileNotFoundError: the file or the folder does not exist.
+
+    left_out: the pictures that `read` could not read, {image id: why}; `left_out.most` is how many may be.
     """
 
-    def __init__(self, annotations: Path | str, images: Path | str, content: dict | None = None) -> None:
+    def __init__(
+        self, annotations: Path | str, images: Path | str, content: dict | None = None, problems: Sequence[str] = ()
+    ) -> None:
         self.path, self.images = Path(annotations), Path(images)
         if content is None:
             if not self.path.is_file():
@@ -37,7 +44,8 @@ class CocoDataset:
             content = read_json(self.path)
         if not self.images.is_dir():
             raise FileNotFoundError(f"the picture folder {self.images} does not exist")
-        self.coco, self.problems = cleaned(content, self.path)
+        self.coco, found = cleaned(content, self.path)
+        self.problems = [*problems, *found]
         if self.problems:
             more = f" and {len(self.problems) - 3} more" if len(self.problems) > 3 else ""
             warnings.warn(
@@ -48,6 +56,8 @@ class CocoDataset:
         self.names: list[str] = self._prompts([category["name"] for category in self.categories])
         self._label = {category_id: label for label, category_id in enumerate(self.category_ids)}
         self._annotations = self.annotations_by_image()
+        self.left_out = LeftOut(len(self))
+        self.pictures = Pictures(self.images, [image["file_name"] for image in self.coco["images"]])
 
     def _prompts(self, names: list[str]) -> list[str]:
         """The names, but for those that prompts.json beside the annotation file gives a better phrase: {"name":
@@ -76,12 +86,19 @@ class CocoDataset:
     def __iter__(self) -> Iterator[Sample]:
         return (self[index] for index in range(len(self)))
 
+    def read(self, index: int) -> Sample | None:
+        """Picture `index`; None, counted and warned of, where it cannot be read. Raises ValueError at one too many."""
+        return self.left_out.read(self.coco["images"][index]["id"], self.__getitem__, index)
+
     def __getitem__(self, index: int) -> Sample:
-        """Picture `index` and its objects: boxes cut at the border, without crowds and boxes of no width or height."""
+        """Picture `index` and its objects: boxes cut at the border, without crowds and boxes of no width or height.
+
+        Raises UnreadablePicture; see `read`.
+        """
         entry = self.coco["images"][index]
         try:
-            image = load_image(self.images / entry["file_name"])
-        except (FileNotFoundError, ValueError) as error:
+            image = load_image(self.pictures.find(entry["file_name"]))
+        except UnreadablePicture as error:
             raise type(error)(f"picture {entry['id']} of {self.path}: {error}") from error
         height, width = image.shape[:2]
         kept = [annotation for annotation in self._annotations[entry["id"]] if not annotation.get("iscrowd", 0)]

@@ -1,7 +1,6 @@
 """A real photograph that is on every machine: scikit-image's `data.coins()`, 24 ancient coins from Pompeii (Brooklyn
 Museum, no known copyright restrictions), with boxes found by edges and a watershed. One picture and one category: a
-demonstration, hardly a benchmark.
-"""
+demonstration, hardly a benchmark."""
 
 from __future__ import annotations
 
@@ -11,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import scipy.ndimage
 import skimage.data
+from filelock import FileLock
 from PIL import Image
 from skimage.filters import sobel
 from skimage.measure import label, regionprops
@@ -28,6 +28,13 @@ BACKGROUND, METAL, SMALLEST = (
 
 def coins(folder: Path) -> CocoDataset:
     """The set in COCO format, written to `folder` (annotations.json, images/coins.png) at the first call."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / ".lock"):  # another process may be writing it
+        _write_once(folder)
+    return CocoDataset(folder / "annotations.json", folder / "images")
+
+
+def _write_once(folder: Path) -> None:
     if not (folder / "annotations.json").is_file():
         picture = skimage.data.coins()  # uint8 [303, 384]
         (folder / "images").mkdir(parents=True, exist_ok=True)
@@ -43,7 +50,6 @@ def coins(folder: Path) -> CocoDataset:
             ],
         }
         write_text(folder / "annotations.json", json.dumps(content))
-    return CocoDataset(folder / "annotations.json", folder / "images")
 
 
 def coin_regions(picture: np.ndarray) -> list[tuple[int, int, int, int]]:

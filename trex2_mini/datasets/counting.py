@@ -15,8 +15,9 @@ import numpy as np
 
 from trex2_mini.datasets.check import FIELDS, check_entries
 from trex2_mini.datasets.coco import CocoDataset
-from trex2_mini.images import load_image
-from trex2_mini.paths import read_json
+from trex2_mini.datasets.pictures import Pictures
+from trex2_mini.images import LeftOut, load_image
+from trex2_mini.paths import read_json, read_text
 
 SPLITS = ("train", "val", "test")
 EXEMPLARS = 3
@@ -39,12 +40,9 @@ class CountingDataset:
     """A split of a counting set in a folder.
 
     FSC147: annotation_FSC147_384.json, Train_Test_Val_FSC_147.json, ImageClasses_FSC147.txt and images_384_VarV2/;
-    boxes where a COCO file
-    annotations.json lies beside them (emoji-count).
-    FSCD-LVIS: instances_<split>.json (COCO format), count_<split>.json (three exemplar boxes a picture) and images/.
-    Where the count file
-    names a picture's category_id (emoji-count-lvis, whose instances are in annotations.json), only boxes of that
-    category count.
+    boxes where a COCO file annotations.json lies beside them (emoji-count). FSCD-LVIS: instances_<split>.json (COCO
+    format), count_<split>.json (three exemplar boxes a picture) and images/. Where the count file names a picture's
+    category_id (emoji-count-lvis, whose instances are in annotations.json), only boxes of that category count.
 
     Raises:
         FileNotFoundError: a file of the format is not there.
@@ -57,6 +55,7 @@ class CountingDataset:
             raise ValueError(f"unknown split {split!r}; expected one of {', '.join(SPLITS)}")
         points = self.folder / "annotation_FSC147_384.json"
         self._entries = _fsc147(self.folder, split) if points.is_file() else _fscd_lvis(self.folder, split)
+        self.left_out = LeftOut(len(self))
         self.annotations = points if points.is_file() else self.folder / f"count_{split}.json"
 
     def __len__(self) -> int:
@@ -65,9 +64,13 @@ class CountingDataset:
     def __iter__(self) -> Iterator[CountingSample]:
         return (self[index] for index in range(len(self)))
 
+    def read(self, index: int) -> CountingSample | None:
+        """Like `CocoDataset.read`: None where the picture cannot be read."""
+        return self.left_out.read(self._entries[index][1]["file_name"], self.__getitem__, index)
+
     def __getitem__(self, index: int) -> CountingSample:
         folder, entry = self._entries[index]
-        return CountingSample(load_image(folder / entry["file_name"]), **entry)
+        return CountingSample(load_image(Pictures(folder, ()).find(entry["file_name"])), **entry)
 
 
 def _read(path: Path) -> dict:
@@ -91,7 +94,7 @@ def _fsc147(folder: Path, split: str) -> list[tuple[Path, dict]]:
     images = images if images.is_dir() else folder / "images"  # emoji-count
     boxes_of = _boxes_beside(folder / "annotations.json")
     classes = {}
-    for line in (folder / "ImageClasses_FSC147.txt").read_text(encoding="utf-8", errors="replace").splitlines():
+    for line in read_text(folder / "ImageClasses_FSC147.txt").splitlines():
         file, _, name = line.partition("\t")
         classes[file.strip()] = name.strip()
     entries = []

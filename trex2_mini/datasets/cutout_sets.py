@@ -100,7 +100,7 @@ def _folder_name(name: str) -> str:
 
 
 def make_cutouts_val(
-    library: str | Path, folder: str | Path, photographs: CocoDataset | None = None, scenes: int = SCENES
+    library: str | Path, folder: str | Path, photographs: CocoDataset | None = None, scenes: int | None = None
 ) -> Path:
     """Write scenes of cut-outs that no training saw. The set is in COCO format; its categories say if they are `novel`.
 
@@ -108,6 +108,7 @@ def make_cutouts_val(
         library: the folder of cut-outs. Trained names show held-back pictures, novel names any. Broad names are not
         used.
         folder: new, or empty.
+        scenes: how many (default `SCENES`).
         photographs: lie behind the objects; take pictures that nothing is trained on. None: drawn backgrounds.
 
     Raises:
@@ -134,7 +135,7 @@ def make_cutouts_val(
     ids = {label: place for place, label in enumerate(sorted(pools[0] + pools[1]), 1)}
     rng, decks = np.random.default_rng(SEED), [[], []]
     images, annotations = [], []
-    for index in range(scenes):
+    for index in range(scenes or SCENES):
         labels: list[int] = []
         for _ in range(rng.integers(1, 5)):
             novel = int(rng.random() < 0.4)

@@ -18,7 +18,7 @@ import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from urllib.parse import quote
 
 import numpy as np
@@ -109,21 +109,20 @@ class _Short(Exception):
 
 def _transfer(url: str, part: Path, mark: Path, timeout: float, progress: bool) -> None:
     """One try: append to `part` what is missing. `mark` holds the server's tag of the file that `part` is the beginning
-    of.
-    """
+    of."""
     start = part.stat().st_size if part.is_file() else 0
     headers = {"Accept-Encoding": "identity"}
     if start:
         headers["Range"] = f"bytes={start}-"
         if mark.is_file():
-            headers["If-Range"] = mark.read_text()
+            headers["If-Range"] = mark.read_text(encoding="utf-8")
     with requests.get(url, headers=headers, stream=True, timeout=timeout) as answer:
         answer.raise_for_status()
         if answer.status_code != 206:
             start = 0  # no ranges here, or the file has changed: all of it comes
         tag = answer.headers.get("ETag") or answer.headers.get("Last-Modified")
         if tag and not tag.startswith("W/"):
-            mark.write_text(tag)
+            mark.write_text(tag, encoding="utf-8")
         expected = answer.headers.get("Content-Length")
         whole = start + int(expected) if expected is not None else None
         bar = tqdm(total=whole, initial=start, unit="B", unit_scale=True, desc=part.stem, disable=not progress)
@@ -255,7 +254,7 @@ def coco(
         raise ValueError(f"no pictures of {split}: {unknown[:5]}")
     part = _restricted(content, chosen)
     for image in part["images"]:
-        if Path(image["file_name"]).name != image["file_name"] or not image["file_name"].strip("."):
+        if PureWindowsPath(image["file_name"]).name != image["file_name"] or not image["file_name"].strip("."):
             raise ValueError(
                 f"{annotations}: expected plain file names, got {image['file_name']!r}; nothing was fetched"
             )
@@ -304,8 +303,8 @@ def _restricted(content: dict, chosen: set[int]) -> dict:
 
 def photos(**options) -> list[str]:
     """The 13 small sets of photographs that data/photos_manifest.json lists, from their public repositories at a fixed
-    commit, into
-    <data root>/photos: pictures scaled to at most 448 px, boxes with them. Returns their folders, for `open_dataset`.
+    commit, into <data root>/photos: pictures scaled to at most 448 px, boxes with them. Returns their folders, for
+    `open_dataset`.
 
     Raises DownloadError, and ValueError where a source is not what the manifest says.
     """
@@ -317,7 +316,9 @@ def photos(**options) -> list[str]:
         folders.append(str(folder))
         if (folder / "_annotations.coco.json").is_file():
             continue
-        notes = json.loads(fetch(f"{source}/_annotations.coco.json", originals / "notes.json", **options).read_text())
+        notes = json.loads(
+            fetch(f"{source}/_annotations.coco.json", originals / "notes.json", **options).read_text("utf-8")
+        )
         files = [file for file, _, _ in entry["files"]]
         fetch_many([(f"{source}/{quote(file)}", originals / file) for file in files], **options)
         write_text(folder / "_annotations.coco.json", json.dumps(_scaled_set(entry, notes, originals, folder)))

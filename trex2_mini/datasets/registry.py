@@ -28,9 +28,10 @@ def open_dataset(name: str) -> CocoDataset:
 
     Args:
         name: "emoji-val" or another set of the embedded family, or "coins" (made on first use);
+            "cutouts-val" (made by `trex2 data cutouts-val`);
             "photo-wild-aquarium/val" or another of `PHOTO_WILD` (in the repository); "coco-val2017", "coco-train2017",
-            "lvis-val", "lvis-minival", "lvis-train" (official files under <data root>); or a folder: annotations.json
-            and images/, a Roboflow export (_annotations.coco.json), or Pascal VOC (one XML a picture).
+            "lvis-val", "lvis-minival", "lvis-train" (official files under <data root>); or a folder or JSON file in one
+            of the formats of formats.py's table.
 
     Raises:
         FileNotFoundError: there is no such set; the message says where it was looked for.
@@ -42,6 +43,13 @@ def open_dataset(name: str) -> CocoDataset:
         return coins(data_root() / "coins")
     if name in PHOTO_WILD:
         folder = PHOTO_WILD_FOLDER / name.removeprefix("photo-wild-")
+        return CocoDataset(folder / "annotations.json", folder / "images")
+    if name == "cutouts-val":
+        folder = data_root() / name
+        if not folder.is_dir():
+            raise FileNotFoundError(
+                f"{name} is made from a library of cut-outs: trex2 data cutouts-val LIBRARY ({folder})"
+            )
         return CocoDataset(folder / "annotations.json", folder / "images")
     official = re.fullmatch(rf"coco-({'|'.join(COCO_SPLITS)})(-.+)?", name)
     if official:
@@ -59,7 +67,8 @@ def open_dataset(name: str) -> CocoDataset:
             inside = f" (its folders {', '.join(parts)} are sets)" if parts else " (the folder holds none of these)"
         raise FileNotFoundError(
             f"no set {name!r}{inside}: expected one of {known}, or a folder with annotations.json and images/, "
-            "a Roboflow export (_annotations.coco.json) or Pascal VOC (XML files)"
+            "a Roboflow export (_annotations.coco.json), Pascal VOC (XML files), YOLO (images/, labels/, data.yaml), "
+            "or the JSON file of Label Studio, FiftyOne, CVAT or labelme"
         )
     return found
 

@@ -22,12 +22,17 @@ NO_POINTS = torch.zeros(0, 2)
 def encode_in_batches(
     detector: Detector, dataset: CocoDataset, indices: Sequence[int], batch_size: int, title: str | None
 ) -> Iterator[tuple[list[Sample], ImageFeatures]]:
-    """The samples at `indices` and their features, a batch at a time; a bar called `title` shows how far it is."""
+    """The samples at `indices` and their features, a batch at a time; a bar called `title` shows how far it is.
+
+    Pictures that cannot be read are left out (`CocoDataset.read`).
+    """
     with tqdm(total=len(indices), desc=title, unit="image", disable=title is None) as bar:
         for start in range(0, len(indices), batch_size):
-            samples = [dataset[i] for i in indices[start : start + batch_size]]
-            yield samples, detector.encode_batch([sample.image for sample in samples])
-            bar.update(len(samples))
+            chosen = indices[start : start + batch_size]
+            samples = [sample for i in chosen if (sample := dataset.read(i)) is not None]
+            if samples:
+                yield samples, detector.encode_batch([sample.image for sample in samples])
+            bar.update(len(chosen))
 
 
 def draw_examples(reference: CocoDataset, names: Sequence[str], examples: int, seed: int) -> dict[int, list[int]]:
@@ -110,5 +115,5 @@ def visual_banks(
                 f"{reference.path} has no example of any of {list(names)[:5]} ...; name another reference set"
             )
         rows = [label_of[name] for name in found]
-        banks.append(PromptBank(found, total[rows] / count[rows]))
+        banks.append(PromptBank(found, total[rows] / count[rows], detector.weights))
     return banks

@@ -57,7 +57,9 @@ def baseline_detections(
     for image_id in tqdm(image_ids, desc=kind, unit="image", disable=not progress):
         if not prompts[image_id]:
             continue
-        array = dataset[index_of[image_id]].image
+        if (sample := dataset.read(index_of[image_id])) is None:
+            continue
+        array = sample.image
         height, width = array.shape[:2]
         shrink = min(1.0, LONG_SIDE / max(height, width))
         small = F.interpolate(to_image(array)[None], scale_factor=shrink, mode="bilinear", antialias=True)[0]

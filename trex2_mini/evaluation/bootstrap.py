@@ -55,9 +55,8 @@ class Matched:
             self.categories.append(_columns(grouped[category], place, partly))
 
     def ap(self, weights: np.ndarray) -> np.ndarray:
-        """weights [R, images], how many times each image counts -> AP in percent [R]; NaN where nothing is to be
-        found.
-        """
+        """weights [R, images], how many times each image counts -> AP in percent [R]; NaN where nothing is
+        to be found."""
         total, number = np.zeros(len(weights)), np.zeros(len(weights))
         for owner, right, wrong, objects in self.categories:
             step = max(1, int(LARGEST // max(right.size, 1)))
@@ -71,8 +70,7 @@ class Matched:
 
     def _precision(self, here: np.ndarray, right: np.ndarray, wrong: np.ndarray, some: np.ndarray) -> np.ndarray:
         """A category's mean precision [R] over IoU thresholds and COCO's 101 recalls; `here` [R, n]: how often each
-        detection counts.
-        """
+        detection counts."""
         useful = right.any(0)  # only where a hit is added can precision be the best from there on
         hits = np.cumsum(here[:, None] * right, -1)[..., useful]  # (R, 10, useful detections)
         misses = np.cumsum(here[:, None] * wrong, -1)[..., useful]
@@ -85,8 +83,7 @@ class Matched:
 
 def _columns(entries: list[dict], place: dict[int, int], partly: set) -> tuple[np.ndarray, ...]:
     """A category's detections, best first: the image of each [n], whether it is right and wrong [10, n]; and objects an
-    image [images].
-    """
+    image [images]."""
     scores = np.concatenate([entry["dtScores"] for entry in entries])
     order = np.argsort(-scores, kind="mergesort")
     owner = np.concatenate([np.full(len(e["dtScores"]), place[e["image_id"]], dtype=int) for e in entries])
@@ -115,8 +112,7 @@ def resampled(answers: Answers, resamples: int, seed: int) -> np.ndarray:
 
 def bootstrap(answers: Answers, resamples: int = 1000, seed: int = 0, level: float = 0.95) -> dict:
     """A percentile interval of AP over images: {"AP", "low", "high", "resamples"}, in percent. Raises ValueError for a
-    number under 1.
-    """
+    number under 1."""
     _check(resamples, level)
     matched = Matched(answers)
     spread = matched.ap(resampled(answers, resamples, seed))

@@ -1,11 +1,10 @@
 """Counting by prompts (spec section 5; the paper's table 3): a picture and up to three boxes of what to count.
 
 The boxes make one visual prompt, the detections of at least `threshold` are counted. MAE and RMSE compare the counts
-with the truth. AP asks for
-the boxes too, where the set has them: COCO's AP of a single category, "what was asked for", with as many detections an
-image as the model has queries, or more in tiles. The paper names no threshold; ours is `detect`'s 0.3, and
-`best_threshold` chooses one on other pictures (a val split). In tiles (tiles.py) the picture is looked at part by part,
-from nearer by.
+with the truth. AP asks for the boxes too, where the set has them: COCO's AP of a single category, "what was asked for",
+with as many detections an image as the model has queries, or more in tiles. The paper names no threshold; ours is
+`detect`'s 0.3, and `best_threshold` chooses one on other pictures (a val split). In tiles (tiles.py) the picture is
+looked at part by part, from nearer by.
 """
 
 from __future__ import annotations
@@ -29,8 +28,7 @@ THRESHOLDS = (0.02, 0.04, 0.06, 0.08, *(round(0.05 * step, 2) for step in range(
 
 def open_counting(data: str | Path | CountingDataset, split: str = "test") -> CountingDataset:
     """emoji-count (its test split: novel categories; val: trained ones), emoji-count-lvis, or a folder of FSC147 or
-    FSCD-LVIS.
-    """
+    FSCD-LVIS."""
     if isinstance(data, CountingDataset):
         return data
     return CountingDataset(make_emoji_set(str(data)) if str(data) in EMOJI_SETS else Path(data), split)
@@ -62,7 +60,8 @@ def counting(
         raise ValueError(f"threshold must lie in 0..1, got {threshold}")
     samples, found = [], []
     for index in tqdm(range(len(dataset))[:limit], "counting", disable=not progress):
-        sample = dataset[index]
+        if (sample := dataset.read(index)) is None:
+            continue
         found.append(count_one(detector, sample, exemplars, tiles))
         samples.append(replace(sample, image=NO_PIXELS))  # FSC147's pictures would take most of a gigabyte
     if not samples:
@@ -91,8 +90,7 @@ def counting(
 
 def count_one(detector: Detector, sample: CountingSample, exemplars: int = EXEMPLARS, tiles: float = 0.0) -> Detections:
     """All answers (score 0 and up) to a prompt made of the sample's first `exemplars` boxes together; tiles: see
-    `counting`.
-    """
+    `counting`."""
     if not 1 <= exemplars <= EXEMPLARS:
         raise ValueError(f"expected 1 to {EXEMPLARS} exemplars, got {exemplars}")
     if tiles:

@@ -1,8 +1,8 @@
 """COCO's average precision, computed by pycocotools.
 
 AP is the mean over IoU thresholds 0.50:0.05:0.95 and over categories, at most 100 detections an image and category
-(counting: more).
-pycocotools is given numbered copies of what it needs: it writes into what it gets, and reads an id 0 as "no match".
+(counting: more). pycocotools is given numbered copies of what it needs: it writes into what it gets, and reads an id 0
+as "no match".
 """
 
 from __future__ import annotations

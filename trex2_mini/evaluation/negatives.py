@@ -82,6 +82,7 @@ def negatives(
         for image, category in pairs
     }
     detections = _ask(detector, dataset, pairs, shown, points, progress)
+    pairs = {pair: annotation for pair, annotation in pairs.items() if pair[0] not in dataset.left_out}
     held: dict[tuple[int, int], list] = defaultdict(list)
     for annotation in dataset.coco["annotations"]:
         held[annotation["image_id"], annotation["category_id"]].append(annotation)
@@ -143,7 +144,10 @@ def _ask(
     before, encoded = None, None
     for image, category in tqdm(sorted(pairs), "negatives", disable=not progress):
         if image != before:
-            before, encoded = image, detector.encode(dataset[place[image]].image)
+            before, sample = image, dataset.read(place[image])
+            encoded = None if sample is None else detector.encode(sample.image)
+        if encoded is None:
+            continue
         size = np.array([encoded.width, encoded.height] * 2)
         prompt, against = (
             [_marks(annotation, size, points) for annotation in own]

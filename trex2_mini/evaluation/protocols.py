@@ -20,9 +20,11 @@ bootstrap.py) and in repeat.py `repeated` (several draws) and `examples_sweep` (
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -53,25 +55,67 @@ EXAMPLES = {  # N, unless asked otherwise
 NO_BOXES = torch.zeros(0, 4)
 
 
+@dataclass(frozen=True)
+class Options:
+    """What a protocol may be asked besides the set; each is also a keyword of `evaluate` and `answers`.
+
+    reference: where visual-g, mixed and region-visual draw their examples (default `reference_of(data)`); categories
+        are looked up there by name.
+    examples: N, reference images a category (default 16); counting: boxes shown (1 to 3, default 3); video: frames
+        prompted (1); visual-i-negatives: negatives a prompt (1 to 3, default 3).
+    points: the visual-i protocols prompt with centre points instead of boxes.
+    synonyms: text asks by each category's first synonym instead of its name; those without one are left out.
+    baselines: of `baselines.BASELINES`, measured beside the detector by the visual-i protocols.
+    split: of counting only: the split of the set.
+    threshold: the score from which a detection is counted (counting), or is an answer or a false alarm
+        (visual-i-negatives).
+    tiles: of counting only: the side of a tile in sides of an exemplar, 0: no tiles (tiles.py).
+    limit: only the first so many images; video: clips.
+    resamples: of the images, for a 95 % interval of AP by bootstrap (AP_low, AP_high); 0: none.
+    seed: of every draw.
+    """
+
+    reference: str | Path | CocoDataset | None = None
+    examples: int | None = None
+    points: bool = False
+    synonyms: bool = False
+    baselines: Sequence[str] = ()
+    split: str = "test"
+    threshold: float = 0.3
+    tiles: float = 0.0
+    limit: int | None = None
+    resamples: int = 0
+    seed: int = 0
+    batch_size: int = 8
+    progress: bool = True
+
+    def of(self, protocol: str, data: str | Path | CocoDataset) -> Options:
+        """With the defaults of a protocol on a set. Raises ValueError: a number under 1, another protocol's option."""
+        for option, protocols in {
+            "synonyms": ("text",), "baselines": ("visual-i", "visual-i-others"), "tiles": ("counting",)
+        }.items():  # fmt: skip
+            if getattr(self, option) and protocol not in protocols:
+                owners = " and ".join(map(repr, protocols))
+                raise ValueError(f"{option} are for the protocol {owners}, not for {protocol!r}")
+        if self.resamples and protocol in ("region", "region-visual", "counting"):
+            raise ValueError(
+                f"resamples are for protocols that give an AP of all their detections, not for {protocol!r}"
+            )
+        examples = EXAMPLES.get(protocol, 16) if self.examples is None else self.examples
+        for what, number in {"examples": examples, "limit": self.limit, "batch_size": self.batch_size}.items():
+            if number is not None and number < 1:
+                raise ValueError(f"{what} must be at least 1, got {number}")
+        reference = reference_of(data) if self.reference is None else self.reference
+        return dataclasses.replace(self, examples=examples, reference=reference)
+
+
 def evaluate(
     checkpoint: str | Path | Detector,
     data: str | Path | CocoDataset,
     protocol: str,
     categories: str = "all",
-    *,
-    reference: str | Path | CocoDataset | None = None,
-    examples: int | None = None,
-    points: bool = False,
-    synonyms: bool = False,
-    baselines: Sequence[str] = (),
-    split: str = "test",
-    threshold: float = 0.3,
-    tiles: float = 0.0,
-    limit: int | None = None,
-    resamples: int = 0,
-    seed: int = 0,
-    batch_size: int = 8,
-    progress: bool = True,
+    options: Options | None = None,
+    **changes,
 ) -> dict:
     """Measure a detector by one protocol.
 
@@ -80,36 +124,19 @@ def evaluate(
         data: a name or folder for `open_dataset`, or a CocoDataset; for counting what `open_counting` takes.
         protocol: one of ALL_PROTOCOLS.
         categories: one of CATEGORY_SETS; trained and novel go by the categories' own flag "novel".
-        reference: where visual-g, mixed and region-visual draw their examples (default `reference_of(data)`);
-            categories are looked up there by name.
-        examples: N, reference images a category (default 16); counting: boxes shown (1 to 3, default 3); video: frames
-            prompted (1);
-            visual-i-negatives: negatives a prompt (1 to 3, default 3).
-        points: the visual-i protocols prompt with centre points instead of boxes.
-        synonyms: text asks by each category's first synonym instead of its name; those without one are left out.
-        baselines: of `baselines.BASELINES`, measured beside the detector by the visual-i protocols.
-        split: of counting only: the split of the set.
-        threshold: the score from which a detection is counted (counting), or is an answer or a false alarm
-        (visual-i-negatives).
-        tiles: of counting only: the side of a tile in sides of an exemplar, 0: no tiles (tiles.py).
-        limit: only the first so many images; video: clips.
-        resamples: of the images, for a 95 % interval of AP by bootstrap (AP_low, AP_high); 0: none.
-        seed: of every draw.
+        options, changes: see `Options`; `changes` are single ones by name, as in evaluate(..., limit=100).
 
     Returns:
         AP, AP50, AP75 in percent by COCO's rules, or on a set with federated annotation by LVIS's, with AP_r, AP_c,
-        AP_f and fixed_AP.
-        region: top1, top5 and more of `region_scores` instead; counting: MAE, RMSE and more of `counting`; video: also
-        what `video` says;
-        visual-i-negatives: what `negatives` says.
+        AP_f and fixed_AP. region: top1, top5 and more of `region_scores` instead; counting: MAE, RMSE and more of
+        `counting`; video: also what `video` says; visual-i-negatives: what `negatives` says.
         Where they come from: protocol, data, category_set, images, categories (those with ground truth), prompts
-        (names;
-        for visual-i, prompts drawn), seed, checkpoint, checkpoint_hash, dataset, versions, commit, seconds; last
-        per_category {name: AP, or top1}.
+        (names; for visual-i, prompts drawn), seed, checkpoint, checkpoint_hash, dataset, versions, commit, seconds;
+        last per_category {name: AP, or top1}.
         visual-g, mixed: examples, reference, without_examples (names left out, also of the ground truth).
         visual-i, visual-i-others: echo, the AP, under the same protocol, of answering the prompted box itself; the APs
-        of `baselines`.
-        visual-i-others: also pairs_with_others and AP_pairs_with_others, see `only_others`.
+        of `baselines`. visual-i-others: also pairs_with_others and AP_pairs_with_others, see `only_others`.
+        unreadable: {image id: why} of the pictures that were left out, where there are any; they count nowhere.
 
     Raises:
         ValueError: unknown protocol or categories, no flag "novel", nothing to find, no example, number under 1, an
@@ -117,55 +144,47 @@ def evaluate(
     """
     if protocol not in ALL_PROTOCOLS:
         raise ValueError(f"unknown protocol {protocol!r}; expected one of {', '.join(ALL_PROTOCOLS)}")
-    _check(protocol, synonyms, baselines)
-    if tiles and protocol != "counting":
-        raise ValueError(f"tiles are for the protocol 'counting', not for {protocol!r}")
+    options = dataclasses.replace(options or Options(), **changes).of(protocol, data)
     start = time.perf_counter()
-    examples = EXAMPLES.get(protocol, 16) if examples is None else examples
-    for what, number in {"examples": examples, "limit": limit, "batch_size": batch_size}.items():
-        if number is not None and number < 1:
-            raise ValueError(f"{what} must be at least 1, got {number}")
-    if resamples and protocol in ("region", "region-visual", "counting"):
-        raise ValueError(f"resamples are for protocols that give an AP of all their detections, not for {protocol!r}")
-    reference = reference_of(data) if reference is None else reference
     detector, weights = open_detector(checkpoint)
     if protocol == "counting":
         if categories != "all":
             raise ValueError(f"counting has splits, not the category set {categories!r}: give split= (--split) instead")
-        dataset = open_counting(data, split)
-        scores = counting(detector, dataset, threshold, examples, limit, progress, tiles)
-        folder, described = dataset.folder, describe_file(dataset.annotations)
-        scores |= {"split": split}
+        counted = open_counting(data, options.split)
+        folder, described = counted.folder, describe_file(counted.annotations)
+        scores = counting(
+            detector, counted, options.threshold, options.examples, options.limit, options.progress, options.tiles
+        ) | {"split": options.split}
     else:
         dataset = opened(data)
         folder, described = dataset.path.parent, describe_dataset(dataset)
-        options = {"reference": reference, "examples": examples, "seed": seed}
         if protocol.startswith("region"):
-            trial = Trial(detector, dataset, len(dataset.coco["images"][:limit]), batch_size, progress)
-            scores = _region(trial, choose_labels(dataset, categories), protocol, **options)
+            scores = _region(_trial(detector, dataset, options), choose_labels(dataset, categories), protocol, options)
         elif protocol == "visual-i-negatives":
-            labels = choose_labels(dataset, categories)
-            scores = negatives(detector, dataset, labels, examples, points, threshold, limit, resamples, seed, progress)
+            scores = negatives(
+                detector, dataset, choose_labels(dataset, categories), options.examples, options.points,
+                options.threshold, options.limit, options.resamples, options.seed, options.progress,
+            )  # fmt: skip
         else:
-            options |= {"points": points, "synonyms": synonyms, "baselines": baselines}
-            options |= {"limit": limit, "batch_size": batch_size, "progress": progress}
-            given = answers(detector, dataset, protocol, categories, **options)
+            given = answers(detector, dataset, protocol, categories, options)
             scores = given.measure()
             scores |= {"images": len(given.image_ids), "categories": len(scores["per_category"])}
-            if resamples:
-                spread = bootstrap(given, resamples, seed)
-                scores |= {"AP_low": spread["low"], "AP_high": spread["high"], "resamples": resamples}
+            if options.resamples:
+                spread = bootstrap(given, options.resamples, options.seed)
+                scores |= {"AP_low": spread["low"], "AP_high": spread["high"], "resamples": options.resamples}
             if given.federated:
                 fixed = lvis_ap(given.truth, given.detections, given.category_ids, given.image_ids, fixed=True)
                 scores["fixed_AP"] = fixed["AP"]
             scores |= given.details
+    if dataset.left_out:
+        scores["unreadable"] = {str(name): why for name, why in dataset.left_out.items()}
     per_category = scores.pop("per_category")
     return {
         "protocol": protocol,
         "data": str(data) if isinstance(data, (str, Path)) else str(folder),
         "category_set": categories,
         **scores,
-        "seed": seed,
+        "seed": options.seed,
         **weights,
         "dataset": described,
         **describe_code(),
@@ -179,50 +198,41 @@ def answers(
     data: str | Path | CocoDataset,
     protocol: str,
     categories: str = "all",
-    *,
-    reference: str | Path | CocoDataset | None = None,
-    examples: int | None = None,
-    points: bool = False,
-    synonyms: bool = False,
-    baselines: Sequence[str] = (),
-    limit: int | None = None,
-    seed: int = 0,
-    batch_size: int = 8,
-    progress: bool = True,
+    options: Options | None = None,
+    **changes,
 ) -> Answers:
     """The detections of one of PROTOCOLS, or of video, with what is needed to measure them. Arguments as in
-    `evaluate`.
-    """
-    examples = EXAMPLES.get(protocol, 16) if examples is None else examples
-    reference = reference_of(data) if reference is None else reference
-    _check(protocol, synonyms, baselines)
-    detector = Detector.load(checkpoint) if isinstance(checkpoint, (str, Path)) else checkpoint
-    dataset = opened(data)
-    labels = choose_labels(dataset, categories)
-    phrases = first_synonyms(dataset) if synonyms else dict(enumerate(dataset.names))
-    labels = [label for label in labels if label in phrases]
-    if protocol == "video":
-        return video(detector, dataset, labels, examples, limit, batch_size, progress)
-    if protocol not in PROTOCOLS:
+    `evaluate`."""
+    if protocol not in (*PROTOCOLS, "video"):
         raise ValueError(
             f"expected one of {', '.join(PROTOCOLS)}, video; {protocol!r} gives no detections to measure by AP"
         )
-    trial = Trial(detector, dataset, len(dataset.coco["images"][:limit]), batch_size, progress)
-    truth = dataset.coco
+    options = dataclasses.replace(options or Options(), **changes).of(protocol, data)
+    detector = Detector.load(checkpoint) if isinstance(checkpoint, (str, Path)) else checkpoint
+    dataset = opened(data)
+    labels = choose_labels(dataset, categories)
+    if protocol == "video":
+        return video(detector, dataset, labels, options.examples, options.limit, options.batch_size, options.progress)
+    trial, truth = _trial(detector, dataset, options), dataset.coco
     details: dict = {}
     if protocol == "text":
+        phrases = first_synonyms(dataset) if options.synonyms else dict(enumerate(dataset.names))
+        labels = [label for label in labels if label in phrases]
         detections = text(trial, labels, [phrases[label] for label in labels])
-        details |= {"prompts": len(labels), "synonyms": synonyms}
+        details |= {"prompts": len(labels), "synonyms": options.synonyms}
     elif protocol in ("visual-g", "mixed"):
-        labels, bank, details = _bank(trial, labels, reference, examples, seed)
+        labels, bank, details = _bank(trial, labels, options)
         detections = (visual_generic if protocol == "visual-g" else mixed)(trial, labels, bank)
     else:
         chosen = {dataset.category_ids[label] for label in labels}
-        drawn = draw_prompts(truth, seed, chosen, set(trial.image_ids))
-        detections = visual_interactive(trial, drawn, points)
+        drawn = draw_prompts(truth, options.seed, chosen, set(trial.image_ids))
+        detections = visual_interactive(trial, drawn, options.points)
         beside = {"echo": echo_detections(drawn)}
-        beside |= {kind: baseline_detections(kind, dataset, drawn, trial.image_ids, progress) for kind in baselines}
-        details |= {"prompts": len(drawn), "prompted_with": "points" if points else "boxes"}
+        beside |= {
+            kind: baseline_detections(kind, dataset, drawn, trial.image_ids, options.progress)
+            for kind in options.baselines
+        }
+        details |= {"prompts": len(drawn), "prompted_with": "points" if options.points else "boxes"}
         if protocol == "visual-i-others":
             beside = {kind: only_others(truth, answer, drawn)[1] for kind, answer in beside.items()}
             truth, detections, pairs = only_others(truth, detections, drawn)
@@ -235,28 +245,27 @@ def answers(
     return given
 
 
-def _check(protocol: str, synonyms: bool, baselines: Sequence[str]) -> None:
-    """Raises ValueError for an option of another protocol."""
-    if synonyms and protocol != "text":
-        raise ValueError(f"synonyms are for the protocol 'text', not for {protocol!r}")
-    if baselines and protocol not in ("visual-i", "visual-i-others"):
-        raise ValueError(f"baselines are for the protocols visual-i and visual-i-others, not for {protocol!r}")
+def _trial(detector: Detector, dataset: CocoDataset, options: Options) -> Trial:
+    images = len(dataset.coco["images"][: options.limit])
+    return Trial(detector, dataset, images, options.batch_size, options.progress)
 
 
-def _bank(trial: Trial, labels: list[int], reference, examples: int, seed: int) -> tuple[list[int], PromptBank, dict]:
+def _bank(trial: Trial, labels: list[int], options: Options) -> tuple[list[int], PromptBank, dict]:
     """The labels that have examples, their bank, and what a result says of it."""
-    names, references = [trial.dataset.names[label] for label in labels], opened(reference)
-    bank = visual_bank(trial.detector, references, names, examples, seed, trial.batch_size, trial.progress)
+    names, references = [trial.dataset.names[label] for label in labels], opened(options.reference)
+    bank = visual_bank(
+        trial.detector, references, names, options.examples, options.seed, trial.batch_size, trial.progress
+    )
     labels = [label for label in labels if trial.dataset.names[label] in bank.names]
-    details = {"prompts": len(labels), "examples": examples, "reference": describe_dataset(references)}
+    details = {"prompts": len(labels), "examples": options.examples, "reference": describe_dataset(references)}
     return labels, bank, details | {"without_examples": [name for name in names if name not in bank.names]}
 
 
-def _region(trial: Trial, labels: list[int], protocol: str, reference, examples: int, seed: int) -> dict:
+def _region(trial: Trial, labels: list[int], protocol: str, options: Options) -> dict:
     """What `evaluate` says of region classification."""
     details: dict = {"prompts": len(labels)}
     if protocol == "region-visual":
-        labels, bank, details = _bank(trial, labels, reference, examples, seed)
+        labels, bank, details = _bank(trial, labels, options)
         prompts = bank.embeddings
     else:
         with torch.inference_mode():
@@ -267,8 +276,7 @@ def _region(trial: Trial, labels: list[int], protocol: str, reference, examples:
 
 def first_synonyms(dataset: CocoDataset) -> dict[int, str]:
     """label -> the first of the category's synonyms that is not its name (LVIS lists the name too, and writes _ for a
-    space).
-    """
+    space)."""
     found = {}
     for label, category in enumerate(dataset.categories):
         others = [s.replace("_", " ") for s in category.get("synonyms", []) if s != category["name"]]

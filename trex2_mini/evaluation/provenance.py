@@ -8,7 +8,6 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from trex2_mini import __version__
 from trex2_mini.datasets.coco import CocoDataset
@@ -31,14 +30,6 @@ def describe_code() -> dict:
     """Versions, and the repository's commit where there is one."""
     versions = {"torch": torch.__version__, "pycocotools": version("pycocotools"), "trex2_mini": __version__}
     return {"versions": versions, "commit": _commit()}
-
-
-def state_hash(model: nn.Module) -> str:
-    """The first 16 hex digits of the SHA-256 of a model's tensors, for one that was not read from a file."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(name.encode() + tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 def _commit() -> str | None:

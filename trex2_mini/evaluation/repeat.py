@@ -20,9 +20,8 @@ def repeated(draws: int, checkpoint, data, protocol: str, categories: str = "all
     """`evaluate` with the seeds seed, seed + 1, ..., the model loaded once.
 
     Returns what `evaluate` does, every measure being the mean over the draws; and besides draws, std {measure: standard
-    deviation of a draw,
-    n - 1 in its denominator} and by_seed {measure: one number a draw}. Of one draw, just what `evaluate` returns.
-    Raises ValueError for draws under 1, else as `evaluate`.
+    deviation of a draw, n - 1 in its denominator} and by_seed {measure: one number a draw}. Of one draw, just what
+    `evaluate` returns. Raises ValueError for draws under 1, else as `evaluate`.
     """
     if draws < 1:
         raise ValueError(f"draws must be at least 1, got {draws}")

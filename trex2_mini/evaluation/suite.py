@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from trex2_mini.datasets.registry import suites
 from trex2_mini.detector import Detector
@@ -69,10 +70,7 @@ def measure_suite(
     return {"suite": suite, "sets": measured, "AP": table, "about": about}
 
 
-def as_table(result: dict) -> str:
-    """Markdown: a row a protocol, a column a set, then mean and median; AP in percent."""
-    columns = list(next(iter(result["AP"].values())))
-    short = [c.removeprefix(f"{result['suite']}-").removesuffix("/val") for c in columns]
-    rows = [f"| AP | {' | '.join(short)} |", "|---" + "|--:" * len(columns) + "|"]
-    rows += [f"| {p} | {' | '.join(f'{aps[c]:.1f}' for c in columns)} |" for p, aps in result["AP"].items()]
-    return "\n".join(rows) + "\n"
+def as_table(result: dict) -> pd.DataFrame:
+    """A row a protocol, a column a set, then mean and median; AP in percent."""
+    table = pd.DataFrame(result["AP"]).T.rename_axis("AP").reset_index()
+    return table.rename(columns=lambda name: name.removeprefix(f"{result['suite']}-").removesuffix("/val"))

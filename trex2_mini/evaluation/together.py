@@ -64,8 +64,7 @@ class Together:
 
     def measured(self) -> dict[str, dict]:
         """{protocol: {measure: mean over the draws}, with std {measure: standard deviation of a draw} where there are
-        several, and per_category}.
-        """
+        several, and per_category}."""
         found = {name: [own.measure() for own in draws] for name, draws in self.answers.items()}
         found |= {
             name: [region_scores(rows, self.dataset.names) for rows in draws] for name, draws in self.regions.items()

@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from trex2_mini.boxes import xyxy_to_normalized
-from trex2_mini.checkpoint import file_hash, load_model
+from trex2_mini.checkpoint import file_hash, load_model, state_hash
 from trex2_mini.datasets.coco import CocoDataset
 from trex2_mini.datasets.registry import open_dataset
 from trex2_mini.datasets.sample import Sample
@@ -25,7 +25,6 @@ from trex2_mini.detector import Detector, top_detections
 from trex2_mini.evaluation.bank import encode_in_batches
 from trex2_mini.evaluation.lvis import lvis_ap
 from trex2_mini.evaluation.metrics import coco_ap
-from trex2_mini.evaluation.provenance import state_hash
 from trex2_mini.model.box_decoder import DecoderOutput
 from trex2_mini.model.image_encoder import ImageFeatures
 from trex2_mini.processes import process
@@ -39,8 +38,7 @@ class Answers:
     """What a detector answered under a protocol, ready to be measured, once (`measure`) or many times (`bootstrap`).
 
     truth: a COCO dictionary. detections: as COCO results. category_ids, image_ids: those that count. details: what the
-    protocol says
-    besides. groups: {image id: what it belongs to} where images are not independent (frames of a clip).
+    protocol says besides. groups: {image id: what it belongs to} where images are not independent (frames of a clip).
     """
 
     truth: dict
@@ -74,7 +72,9 @@ class Trial:
 
     @property
     def image_ids(self) -> list[int]:
-        return [image["id"] for image in self.dataset.coco["images"][: self.images]]
+        """Those of the images, without what turned out to be unreadable."""
+        ids = (image["id"] for image in self.dataset.coco["images"][: self.images])
+        return [image_id for image_id in ids if image_id not in self.dataset.left_out]
 
     def batches(self) -> Iterator[tuple[list[Sample], ImageFeatures]]:
         """The batches of images with their features; of several processes, each has every n-th batch."""
@@ -85,13 +85,15 @@ class Trial:
         return encode_in_batches(self.detector, self.dataset, indices, self.batch_size, title)
 
     def together(self, rows: list[dict]) -> list[dict]:
-        """The rows of all processes, each with its "image_id", in the order of the images."""
+        """The rows of all processes, each with its "image_id", in the order of the images; and what they left out."""
         if process()[1] == 1:
             return rows
         parts: list = [None] * process()[1]
-        dist.all_gather_object(parts, rows)
+        dist.all_gather_object(parts, (rows, dict(self.dataset.left_out)))
+        for _, left_out in parts:
+            self.dataset.left_out |= left_out
         place = {image_id: index for index, image_id in enumerate(self.image_ids)}
-        return sorted((row for part in parts for row in part), key=lambda row: place[row["image_id"]])
+        return sorted((row for part, _ in parts for row in part), key=lambda row: place[row["image_id"]])
 
 
 def choose_labels(dataset: CocoDataset, categories: str) -> list[int]:

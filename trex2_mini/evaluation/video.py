@@ -47,10 +47,8 @@ def video(
     """Detections on the frames that were not prompted, of the first `limit` clips.
 
     details: clips, prompts (categories asked for, summed over clips), examples, echo (AP of answering the boxes of the
-    nearest prompted frame,
-    unchanged: what an object that does not move would give), AP_near and AP_far (the nearer and the farther half of the
-    frames, by
-    their distance in time from the nearest prompted one).
+    nearest prompted frame, unchanged: what an object that does not move would give), AP_near and AP_far (the nearer and
+    the farther half of the frames, by their distance in time from the nearest prompted one).
 
     Raises ValueError: no clips, fewer frames than examples, nothing to find.
     """
@@ -85,6 +83,8 @@ def video(
         dataset.coco | {"annotations": truth}, detections, [category_ids[label] for label in labels], list(distance),
         {"clips": len(chosen), "prompts": asked, "examples": examples}, groups,
     )  # fmt: skip
+    distance = {image: far for image, far in distance.items() if image not in dataset.left_out}
+    given.image_ids = list(distance)
     middle = float(np.median(list(distance.values())))
     near = [image for image, far in distance.items() if far <= middle]
     far = [image for image in distance if image not in set(near)]
@@ -102,7 +102,8 @@ def frame_prompts(
     """V [C, D], the mean over those of `frames` that hold the category, and the C labels (of `labels`, sorted)."""
     vectors: dict[int, list[torch.Tensor]] = defaultdict(list)
     for frame in frames:
-        sample = dataset[frame]
+        if (sample := dataset.read(frame)) is None:
+            continue
         boxes, own = normalized_boxes(sample), sorted(set(sample.labels.tolist()) & set(labels))
         if not own:
             continue

@@ -189,8 +189,8 @@ function render({ model, el }) {
     say(thing ? "changed: " + describe(item()) : `category ${name}`);
   }
   function addCategory() {
-    const name = newName.value.trim();
-    if (!name || get("categories").some((c) => c.name === name)) return say("type a name that is not yet there");
+    const name = newName.value.trim().replace(/\s+/g, " ").normalize("NFC");
+    if (!name || get("categories").some((c) => c.name.toLowerCase() === name.toLowerCase())) return say("type a name that is not yet there");
     const hue = Math.round(get("categories").length * 137.5) % 360; // the golden angle: neighbours differ
     write("categories", [...get("categories"), { name, colour: hslToHex(hue) }]);
     write("active", name);

@@ -26,6 +26,7 @@ from torchvision.ops import box_iou
 from trex2_mini.boxes import check_boxes, check_points
 from trex2_mini.detector import DEFAULT_NAME, Detections
 from trex2_mini.images import load_image
+from trex2_mini.names import name_key, tidy
 from trex2_mini.plots import PALETTE
 
 LONGEST_SIDE = 2048  # pixels of the picture that is sent to the browser; coordinates stay those of the original
@@ -51,9 +52,8 @@ class PromptCanvas(anywidget.AnyWidget):
                 ...]
 
     What is set is checked and brought to this form: corners ordered, boxes clipped to the image, hundredths of a pixel.
-    Raises PromptError (a
-    ValueError) for a box without size or outside, an unknown category or key, an id that is there twice; the old value
-    then stays.
+    Raises PromptError (a ValueError) for a box without size or outside, an unknown category or key, an id that is there
+    twice; the old value then stays.
     """
 
     _esm = Path(__file__).with_name("canvas.js")
@@ -86,9 +86,8 @@ class PromptCanvas(anywidget.AnyWidget):
         return [category["name"] for category in self.categories]
 
     def boxes(self, negative: bool = False) -> dict[str, list[list[float]]]:
-        """{category: [[x1, y1, x2, y2], ...]} of the positive or the negative boxes, as
-        `Detector.detect` takes them.
-        """
+        """{category: [[x1, y1, x2, y2], ...]} of the positive or the negative boxes, as `Detector.detect`
+        takes them."""
         return by_category(self.prompts, "xyxy", negative)
 
     def points(self, negative: bool = False) -> dict[str, list[list[float]]]:
@@ -131,14 +130,15 @@ def check_categories(categories: Sequence[str | Mapping]) -> list[dict[str, str]
     checked: list[dict] = []
     for index, given in enumerate(categories):
         given = {"name": given} if isinstance(given, str) else given
-        if not isinstance(given, Mapping) or not str(given.get("name", "")).strip():
+        name = given.get("name") if isinstance(given, Mapping) else None
+        if not isinstance(name, str) or not name.strip():
             raise PromptError(f"categories[{index}]: expected a name, or {{'name': ..., 'colour': ...}}, got {given!r}")
         colour = given.get("colour", PALETTE[index % len(PALETTE)])
         if not is_color_like(colour):
             raise PromptError(f"categories[{index}]: expected a colour such as '#1f77b4' or 'red', got {colour!r}")
-        checked.append({"name": str(given["name"]).strip(), "colour": to_hex(colour)})
+        checked.append({"name": tidy(name), "colour": to_hex(colour)})
     names = [category["name"] for category in checked]
-    if not names or len(set(names)) < len(names):
+    if not names or len({name_key(name) for name in names}) < len(names):
         raise PromptError(f"expected at least one category, each name once, got {names}")
     return checked
 
@@ -152,7 +152,9 @@ def check_prompts(prompts: Sequence[Mapping], height: int, width: int, names: Se
         kind, key, check = ("box", "xyxy", check_boxes) if "xyxy" in given else ("point", "xy", check_points)
         if len(given.keys() & {"xyxy", "xy"}) != 1 or given.get("kind", kind) != kind:
             raise PromptError(f"{what}: expected a box with 'xyxy' or a point with 'xy', got {dict(given)!r}")
-        if (category := given.get("category", active)) not in names:
+        category = given.get("category", active)
+        category = {name_key(name): name for name in names}.get(name_key(str(category)), category)
+        if category not in names:
             raise PromptError(
                 f"{what}: unknown category {category!r}; expected one of {list(names)}, or add it to `categories`"
             )
@@ -194,12 +196,12 @@ def check_detections(detections: Sequence[Mapping], height: int, width: int) -> 
 
 
 def as_proposals(detections: Detections) -> list[dict]:
-    """Detections as the canvas takes them; boxes that are cut off to nothing at the border are left out."""
+    """Detections as the canvas takes them; boxes of less than a pixel are left out."""
     rows = zip(detections.boxes.tolist(), detections.scores.tolist(), detections.labels.tolist(), strict=True)
     return [
         {"id": _fresh("d"), "box": box, "label": detections.names[label], "score": score, "state": "proposed"}
         for box, score, label in rows
-        if box[2] - box[0] >= 0.01 and box[3] - box[1] >= 0.01
+        if box[2] - box[0] >= 1 and box[3] - box[1] >= 1 and max(box) > 1
     ]
 
 
@@ -239,8 +241,7 @@ def as_annotations(prompts: Sequence[Mapping], reviewed: Sequence[Mapping], name
 
 def by_category(prompts: Sequence[Mapping], key: str, negative: bool) -> dict[str, list[list[float]]]:
     """{category: [box or point, ...]} of those prompts that have `key` ("xyxy" or "xy") and are, or are
-    not, negative.
-    """
+    not, negative."""
     found: dict[str, list] = {}
     for prompt in prompts:
         if key in prompt and prompt["negative"] == negative:
@@ -250,8 +251,7 @@ def by_category(prompts: Sequence[Mapping], key: str, negative: bool) -> dict[st
 
 def data_url(array: np.ndarray) -> str:
     """uint8 [H, W, 3] for a browser: small pictures as PNG, exactly; large ones smaller and as JPEG, since they cross a
-    network.
-    """
+    network."""
     picture, buffer, large = Image.fromarray(array), io.BytesIO(), math.prod(array.shape[:2]) > 1_000_000
     picture.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
     picture.save(buffer, "JPEG" if large else "PNG", **({"quality": 90} if large else {}))

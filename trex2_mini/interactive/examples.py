@@ -1,6 +1,5 @@
 """Generic visual prompts by hand: examples are collected over several images, looked at, dropped, and embedded into a
-PromptBank (spec section 4).
-"""
+PromptBank (spec section 4)."""
 
 from __future__ import annotations
 
@@ -10,6 +9,7 @@ from pathlib import Path
 import torch
 
 from trex2_mini.detector import Detector, EncodedImage
+from trex2_mini.names import name_key
 from trex2_mini.prompt_bank import PromptBank
 
 
@@ -33,8 +33,7 @@ class BankBuilder:
 
     def drop(self, which: int | str) -> None:
         """Drop an example by its place in `examples`, or what was loaded under a name. Raises ValueError where there is
-        none.
-        """
+        none."""
         if (which not in range(len(self.examples))) if isinstance(which, int) else (which not in self.loaded):
             raise ValueError(
                 f"no example {which!r} to drop; expected 0..{len(self.examples) - 1} or a loaded name of"
@@ -45,17 +44,20 @@ class BankBuilder:
 
     def bank(self) -> PromptBank | None:
         """One vector a name: the examples embedded, averaged with what was loaded under that name. None where there is
-        nothing.
-        """
+        nothing."""
         if self._bank is None and (self.examples or self.loaded):
             by_name: dict[str, dict[str, list]] = {}
+            shown = {name_key(name): name for name in self.loaded}
             for example in self.examples:
+                example = example | {"name": shown.setdefault(name_key(example["name"]), example["name"])}
                 by_name.setdefault(example["name"], {}).setdefault(example["image"], []).append(example["box"])
             rows = {name: [vector] for name, vector in self.loaded.items()}
             for name, own in by_name.items():
                 pairs = [(self.encode(image), boxes) for image, boxes in own.items()]
                 rows.setdefault(name, []).append(self.detector.embed({name: pairs}).embeddings[0])
-            self._bank = PromptBank(list(rows), torch.stack([torch.stack(own).mean(0) for own in rows.values()]))
+            self._bank = PromptBank(
+                list(rows), torch.stack([torch.stack(own).mean(0) for own in rows.values()]), self.detector.weights
+            )
         return self._bank
 
     def save(self, path: str | Path, official: bool = False) -> PromptBank:
@@ -67,16 +69,13 @@ class BankBuilder:
         (bank.save_official if official else bank.save)(Path(path).expanduser())
         return bank
 
-    def load(self, path: str | Path) -> PromptBank:
-        """Add a saved bank, of either form; its names replace those loaded before. Raises ValueError: no bank, or of a
-        model of another width.
+    def load(self, path: str | Path, allow_other_model: bool = False) -> PromptBank:
+        """Add a saved bank, of either form; its names replace those loaded before. Raises ValueError: no bank, or of
+        another model (see `PromptBank.vectors_for`).
         """
-        bank, dim = PromptBank.load(Path(path).expanduser()), self.detector.config.model.dim
-        if bank.embeddings.shape != (len(bank.names), dim):
-            raise ValueError(
-                f"{path}: expected embeddings [{len(bank.names)}, {dim}], as this model makes them, got"
-                f" {list(bank.embeddings.shape)}; collect the examples again with this model"
-            )
-        self.loaded |= dict(zip(bank.names, bank.embeddings))
+        bank = PromptBank.load(Path(path).expanduser())
+        vectors = bank.vectors_for(self.detector.weights, self.detector.config.model.dim, allow_other_model)
+        known = {name_key(name): name for name in self.loaded}
+        self.loaded |= {known.get(name_key(n), n): vector for n, vector in zip(bank.names, vectors)}
         self._bank = None
         return bank

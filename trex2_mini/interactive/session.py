@@ -9,8 +9,10 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import tempfile
 import time
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from itertools import count
@@ -24,7 +26,7 @@ from traitlets import TraitError
 
 from trex2_mini import annotations
 from trex2_mini.detector import Detections, Detector, EncodedImage
-from trex2_mini.images import load_image
+from trex2_mini.images import LeftOut, load_image
 from trex2_mini.interactive.canvas import as_annotations, check_categories, check_detections, check_prompts
 from trex2_mini.interactive.examples import BankBuilder
 from trex2_mini.paths import data_root, write_text
@@ -52,16 +54,23 @@ class Session:
         self.history: list[dict] = []
         self.bank = BankBuilder(detector, self.encode)
         self._encodings: OrderedDict[str, EncodedImage] = OrderedDict()
-        for name, source in pictures_of(images):
-            self.add(source, name)
+        given = pictures_of(images)
+        left_out = LeftOut(len(given))
+        for name, source in given:
+            left_out.read(name or str(source), self.add, source, name)
 
     # ---- pictures
 
     def add(self, source: Any, name: str | None = None) -> str:
-        """Take in a path, PIL picture or array; returns its name here. Raises ValueError, FileNotFoundError."""
-        load_image(source)  # refuses what is no picture
-        if isinstance(source, (str, Path)):
+        """Take in a path, PIL picture or array; returns its name here. A file is not opened before it is looked at.
+        Raises ValueError, FileNotFoundError.
+        """
+        if not isinstance(source, (str, Path)):
+            load_image(source)  # refuses what is no picture
+        else:
             source = Path(source).expanduser().resolve()
+            if not source.is_file():
+                raise FileNotFoundError(f"the picture {source} does not exist, or is no file; check the path")
             for known, other in self.sources.items():
                 if isinstance(other, Path) and other == source:
                     return known
@@ -74,8 +83,7 @@ class Session:
 
     def add_upload(self, name: str, content: bytes) -> str:
         """Take in an uploaded file; with autosave it is kept in a folder beside that file, since the browser's copy is
-        gone at a restart.
-        """
+        gone at a restart."""
         name = self.add(_decoded(name, content), Path(name).name)
         if self.autosave is not None:
             path = self.autosave.with_name(f"{self.autosave.stem}_uploads") / name
@@ -94,7 +102,7 @@ class Session:
         """The picture's features, from the detector or from the last time."""
         if name not in self._encodings:
             start = time.perf_counter()
-            self._encodings[name] = self.detector.encode(self.image(name))
+            self._encodings[name] = self.detector.encode(self.sources[name])
             self.history.append({"image": name, "what": "encode", "ms": 1000 * (time.perf_counter() - start)})
         self._encodings.move_to_end(name)
         while len(self._encodings) > KEPT_ENCODINGS:
@@ -115,8 +123,7 @@ class Session:
 
     def annotations(self, names: Sequence[str]) -> dict[str, tuple[int, int, Detections]]:
         """{picture: (height, width, what is on it)} of the pictures that were worked on, see `canvas.as_annotations`;
-        names: the first labels.
-        """
+        names: the first labels."""
         return {
             name: (*own["size"], as_annotations(own["prompts"], own["reviewed"], names))
             for name, own in self.work.items()
@@ -145,16 +152,24 @@ class Session:
         if self.autosave is not None:
             loaded = {name: vector.tolist() for name, vector in self.bank.loaded.items()}
             saved = {"format": SAVED_AS, "work": self.work, "examples": self.bank.examples, "loaded": loaded}
-            write_text(self.autosave, json.dumps(saved | dict(more)))
+            saved["weights"] = self.detector.weights
+            try:
+                write_text(self.autosave, json.dumps(saved | dict(more)))
+            except OSError as error:
+                raise ValueError(
+                    f"{self.autosave} cannot be written ({error}), so nothing is kept; name another file as autosave, "
+                    "or None"
+                ) from error
 
-    def restore(self, take_up: Callable[[dict[str, Any]], None]) -> bool:
+    def restore(self, take_up: Callable[[dict[str, Any]], None]) -> str:
         """Take up the autosave file and the pictures it names that are still there; `take_up` gets what `save` was
-        given. False without a file.
+        given. Returns what to say of it, nothing without a file.
 
-        A file that cannot be used, be it by `take_up`, is moved aside, never overwritten, and ValueError says where to.
+        Vectors that another model made are left out, and a copy of the file kept aside. A file that cannot be
+        used, be it by `take_up`, is moved aside, never overwritten, and ValueError says where to.
         """
         if self.autosave is None or not self.autosave.exists():
-            return False
+            return ""
         try:
             saved = json.loads(self.autosave.read_text(encoding="utf-8"))
             if saved.pop("format") != SAVED_AS:
@@ -167,20 +182,32 @@ class Session:
                 own["reviewed"] = check_detections(own["reviewed"], *own["size"])
             examples = [{key: example[key] for key in ("name", "image", "box")} for example in saved.pop("examples")]
             loaded = {name: torch.tensor(vector).reshape(dim) for name, vector in saved.pop("loaded").items()}
+            other = bool(loaded) and saved.pop("weights", "") not in ("", self.detector.weights)
             take_up(saved)
         except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, TraitError) as error:
-            numbered = (self.autosave.with_name(f"{self.autosave.name}.damaged-{number}") for number in count(1))
-            aside = next(path for path in numbered if not path.exists())
+            aside = self._aside("damaged")
             os.replace(self.autosave, aside)
             raise ValueError(
                 f"{self.autosave.name} could not be used ({type(error).__name__}: {error}); it was moved to"
                 f" {aside.name}, and a new one is begun"
             ) from error
-        self.work, self.bank.examples, self.bank.loaded = work, examples, loaded
+        said = f"went on with {self.autosave.name}"
+        if other:
+            shutil.copyfile(self.autosave, aside := self._aside("other-model"))
+            said += (
+                f"; its loaded vectors {list(loaded)} are of a model with other weights and were left out: embed them "
+            )
+            warnings.warn(said := said + f"again with this one, or open {aside.name} with that model", stacklevel=3)
+        self.work, self.bank.examples, self.bank.loaded = work, examples, {} if other else loaded
         for name, own in work.items():
             if name not in self.sources and own["source"] and Path(own["source"]).is_file():
                 self.add(own["source"], name)
-        return True
+        return said
+
+    def _aside(self, why: str) -> Path:
+        """A name beside the autosave file that is free."""
+        numbered = (self.autosave.with_name(f"{self.autosave.name}.{why}-{number}") for number in count(1))
+        return next(path for path in numbered if not path.exists())
 
 
 def pictures_of(images: Any) -> list[tuple[str | None, Any]]:

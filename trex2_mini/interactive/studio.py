@@ -2,9 +2,8 @@
 export.
 
 The paper's interactive workflow (section 3.4), with what the official demo lacks (spec section 9): boxes and points
-mix, points may be negative,
-and nothing drawn is lost: every change goes to the autosave file. Each control calls a public method, so everything
-also works without a browser.
+mix, points may be negative, and nothing drawn is lost: every change goes to the autosave file. Each control calls a
+public method, so everything also works without a browser.
 """
 
 from __future__ import annotations
@@ -27,6 +26,7 @@ from trex2_mini.detector import DEFAULT_NAME, Detections, Detector
 from trex2_mini.interactive.canvas import PromptCanvas, as_proposals, data_url, undecided
 from trex2_mini.interactive.search_tab import SearchTab
 from trex2_mini.interactive.session import Session, pictures_of
+from trex2_mini.names import name_key, split_names, unique_names
 
 __all__ = ["PromptCanvas", "PromptStudio"]
 
@@ -69,18 +69,23 @@ class PromptStudio(ipywidgets.VBox):
         self.add_class("trex-studio")
         said = ""
         try:
-            if self.session.restore(self._take_up):
-                said = f"went on with {self.session.autosave.name}"
+            said = self.session.restore(self._take_up)
         except ValueError as error:  # the message says where the damaged file lies now
             warnings.warn(said := str(error), stacklevel=2)
         sources = self.session.sources
         if not sources:
             raise ValueError("no image: expected a path, a folder, a list of paths or {file name: picture}, got none")
         self._quiet = False
-        try:
-            self.choose(self.current if self.current in sources else next(iter(sources)))
-        except ValueError as error:  # an example's picture is gone: the studio must open, so that it can be dropped
-            warnings.warn(said := str(error), stacklevel=2)
+        order, self.current = sorted(sources, key=lambda name: name != self.current), ""
+        for name in order:
+            try:
+                self.choose(name)
+            except (ValueError, OSError) as error:  # the studio opens all the same, and shows what can be shown
+                warnings.warn(said := str(error), stacklevel=2)
+            if self.current:
+                break
+        else:
+            raise ValueError(f"none of the {len(sources)} pictures can be opened; the last one: {said}")
         self._show_bank()
         self.say(said or self.message.value)
 
@@ -88,7 +93,12 @@ class PromptStudio(ipywidgets.VBox):
 
     def choose(self, name: str) -> None:
         """Go to an image of the chooser and ask anew. Raises ValueError for a name that is not in it."""
-        image, own = self.session.image(name), self.session.work_on(name)
+        try:
+            image, own = self.session.image(name), self.session.work_on(name)
+        except (ValueError, OSError):
+            with self._silently():
+                self.chooser.value = self.current or None
+            raise
         self.current = name
         with self._silently():
             if self.chooser.options != (names := tuple(self.session.sources)):
@@ -101,8 +111,13 @@ class PromptStudio(ipywidgets.VBox):
         """Put a path, PIL picture or array into the chooser and open it; returns its name there. Raises ValueError,
         FileNotFoundError.
         """
+        known = set(self.session.sources)
         name = self.session.add(source, name)
-        self.choose(name)
+        try:
+            self.choose(name)
+        finally:
+            if self.current != name and name not in known:  # it could not be opened
+                del self.session.sources[name]
         return name
 
     def _add_path(self, path: str) -> None:
@@ -124,7 +139,10 @@ class PromptStudio(ipywidgets.VBox):
             found = self.detector.detect(encoded, score_threshold=FLOOR, beta=self.beta.value, **asked)
             spent = time.perf_counter() - start
             self._proposals = as_proposals(found)
-            new = [name for name in found.names if name not in self.canvas.names()]
+            spelled = {name_key(name): name for name in self.canvas.names()}
+            new = [name for name in found.names if name_key(name) not in spelled]
+            for proposal in self._proposals:
+                proposal["label"] = spelled.get(name_key(proposal["label"]), proposal["label"])
             with self._silently():
                 self.canvas.categories = [*self.canvas.categories, *new]
             self._show()
@@ -148,12 +166,13 @@ class PromptStudio(ipywidgets.VBox):
         if not asked:
             return {}
         bank_names = asked["prompts"].names if "prompts" in asked else ()
-        names = {*asked.get("text", ()), *bank_names, *asked.get("boxes", ()), *asked.get("points", ())}
+        named = (*asked.get("text", ()), *bank_names, *asked.get("boxes", ()), *asked.get("points", ()))
+        names = {name_key(name) for name in named}
         for key, own in (("boxes", self.canvas.boxes(negative=True)), ("points", self.canvas.points(negative=True))):
             against: dict[str, list] = {}
             # a negative of a category that is not asked for speaks against all that are
             for category, places in own.items():
-                for name in [category] if category in names else names:
+                for name in [category] if name_key(category) in names else names:
                     against.setdefault(name, []).extend(places)
             if against:
                 asked[f"negative_{key}"] = against
@@ -163,8 +182,7 @@ class PromptStudio(ipywidgets.VBox):
 
     def _show(self) -> None:
         """What was reviewed, and the proposals from the threshold on that show something else. The model
-        does not run.
-        """
+        does not run."""
         reviewed = self.session.work[self.current]["reviewed"]
         shown = [p for p in self._proposals if p["score"] >= self.threshold.value]
         with self._silently():
@@ -216,8 +234,7 @@ class PromptStudio(ipywidgets.VBox):
 
     def collect(self) -> int:
         """Take the positive boxes of this image into the bank's examples; returns how many were new. Raises ValueError
-        where there is none.
-        """
+        where there is none."""
         drawn = [
             {"name": n, "image": self.current, "box": box} for n, own in self.canvas.boxes().items() for box in own
         ]
@@ -239,15 +256,14 @@ class PromptStudio(ipywidgets.VBox):
         bank = self.session.bank.save(path, official)
         self.say(f"wrote {Path(path).name}: {', '.join(bank.names)}")
 
-    def load_bank(self, path: str | Path) -> None:
+    def load_bank(self, path: str | Path, allow_other_model: bool = False) -> None:
         """See `BankBuilder.load`."""
-        bank = self.session.bank.load(path)
+        bank = self.session.bank.load(path, allow_other_model)
         self._bank_changed(f"loaded {', '.join(bank.names)}")
 
     def detect_folder(self, folder: str | Path, out: str | Path | None = None) -> dict[str, int]:
         """The workflow's words and bank on a whole folder, see `annotations.detect_folder`; out: a COCO JSON file, else
-        one in the folder.
-        """
+        one in the folder."""
         asked = {key: own for key, own in self._asked().items() if key in ("text", "prompts")}
         folder = Path(folder).expanduser()
         out, threshold = out or folder / "detections.json", self.threshold.value
@@ -438,8 +454,7 @@ class PromptStudio(ipywidgets.VBox):
 
     def _when_user(self, act: Callable[[], Any]) -> Callable[[Any], None]:
         """An observer that leaves out what the studio itself sets. A mistake is shown under the canvas, and raised for
-        whoever set the trait.
-        """
+        whoever set the trait."""
 
         def changed(_: Any) -> None:
             if not self._quiet:
@@ -461,4 +476,5 @@ class PromptStudio(ipywidgets.VBox):
 
 
 def _words(control: ipywidgets.Text) -> list[str]:
-    return [word.strip() for word in control.value.split(",") if word.strip()]
+    words = split_names(control.value)
+    return unique_names(words) if words else []

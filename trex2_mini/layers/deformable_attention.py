@@ -61,8 +61,7 @@ def has_compiler() -> bool:
 @functools.cache
 def compiled_sum() -> Callable[..., Tensor]:
     """The sum under torch.compile, which fuses the index arithmetic: for inference. It is compiled (20 s) for as many
-    queries as
-    tokens, and again for any number of queries; both serve every image size.
+    queries as tokens, and again for any number of queries; both serve every image size.
 
     On a CPU this needs a C++ compiler at run time; ValueError where there is none.
     """

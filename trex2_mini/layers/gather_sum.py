@@ -59,8 +59,7 @@ class _GatherSum(torch.autograd.Function):
 
 def gather_sum(table: Tensor, indices: Tensor, factors: Tensor) -> Tensor:
     """table [rows, d], indices [R, n] int32 or int64, factors [R, n] of the table's type -> [R, d], the sum over n of
-    factors * table[indices].
-    """
+    factors * table[indices]."""
     if table.device.type == "cpu" and table.dtype in (torch.float32, torch.float64):
         return _GatherSum.apply(table, indices, factors)
     return F.embedding_bag(indices, table, per_sample_weights=factors, mode="sum")

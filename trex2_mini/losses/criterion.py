@@ -1,7 +1,6 @@
 """The detection loss: sigmoid focal on the dot-product labels, L1 and GIoU on the boxes; on every decoder layer, on the
 encoder's selection, and on the denoising queries (paper, section 3; weights 1, 5, 2). Sums are divided by the number of
-objects in the batch.
-"""
+objects in the batch."""
 
 from __future__ import annotations
 

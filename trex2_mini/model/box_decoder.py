@@ -46,8 +46,7 @@ class DecoderOutput:
 
 class DecoderLayer(nn.Module):
     """Self-attention among the queries, deformable cross-attention to the image, feed-forward; post-norm (Deformable
-    DETR).
-    """
+    DETR)."""
 
     def __init__(self, dim: int, heads: int, levels: int, points: int, ffn_dim: int):
         super().__init__()

@@ -54,8 +54,7 @@ class ImageFeatures:
 
     def once(self, owner: nn.Module, compute: Callable[[], Tensor]) -> Tensor:
         """What `owner` makes of the tokens alone, whatever the prompt: kept for further prompts, unless gradients are
-        wanted.
-        """
+        wanted."""
         if torch.is_grad_enabled():
             return compute()
         if owner not in self.kept:
@@ -297,8 +296,7 @@ def load_lite0(backbone: nn.Module) -> None:
 
 def frozen_parameters(backbone: nn.Module, stages: int) -> list[nn.Parameter]:
     """The parameters of the stem and the first `stages` stages of a timm network of the EfficientNet family, and of all
-    its batch norms.
-    """
+    its batch norms."""
     if not hasattr(backbone, "blocks"):
         raise ValueError(
             f"frozen_stages = {stages} needs a backbone of the EfficientNet family; set it to 0 for"

@@ -10,6 +10,7 @@ grow.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 
 import open_clip
@@ -18,6 +19,7 @@ from open_clip.transformer import QuickGELU, TextTransformer
 from torch import Tensor, nn
 
 from trex2_mini.config import TextTowerConfig
+from trex2_mini.names import check_names
 
 KEPT = 20_000  # phrases; 40 MB at D = 256
 
@@ -48,8 +50,7 @@ class TextPromptEncoder(nn.Module):
 
     def forward(self, names: Sequence[str]) -> Tensor:
         """names: C phrases -> [C, D]. Without gradients, embeddings are taken from the cache where the weights are
-        unchanged.
-        """
+        unchanged."""
         names = check_names(names)
         if torch.is_grad_enabled() and self.training:
             return self._encode(names)
@@ -71,6 +72,12 @@ class TextPromptEncoder(nn.Module):
         for name in names:
             if name not in self._tokens:
                 self._tokens[name] = self.tokenizer([name])[0]
+                if (length := len(self.tokenizer.encode(name)) + 2) > self.config.context_length:
+                    warnings.warn(
+                        f"{name!r} has {length} tokens, of which the text tower reads {self.config.context_length}: "
+                        "its end is not read; say it shorter",
+                        stacklevel=2,
+                    )
         tokens = torch.stack([self._tokens[name] for name in names]).to(self.projection.weight.device)  # (C, context)
         end = tokens.argmax(-1)  # the end-of-text token has the largest id
         length = int(end.max()) + 1  # the tower is causal: what follows the longest phrase is idle and left out
@@ -82,20 +89,8 @@ class TextPromptEncoder(nn.Module):
 
 def _version(parameter: Tensor) -> int:
     """How often it was changed in place. Tensors made in inference mode do not count, and a model built there is not
-    trained.
-    """
+    trained."""
     return -1 if parameter.is_inference() else parameter._version
-
-
-def check_names(names: Sequence[str] | str) -> list[str]:
-    """A list of non-empty phrases, stripped. A string is split at commas. Raises ValueError for anything else."""
-    try:
-        found = names.split(",") if isinstance(names, str) else list(names)
-    except TypeError:  # nothing to go through
-        found = []
-    if not found or not all(isinstance(name, str) and name.strip() for name in found):
-        raise ValueError(f"expected at least one non-empty name, such as ['cat', 'dog'] or 'cat, dog', got {names!r}")
-    return [name.strip() for name in found]
 
 
 def _clip_text_weights(pretrained: str) -> dict[str, Tensor]:

@@ -24,8 +24,8 @@ from trex2_mini.model.visual_prompt import RegionPrompts, VisualPromptEncoder
 
 class TRex2(nn.Module):
     """The model. Its backbone and text tower start from ImageNet and CLIP weights where the configuration names them
-    (`swin_*`; this needs
-    a network or a cache, and a ValueError says so); random weights only with `pretrained=False`."""
+    (`swin_*`; this needs a network or a cache, and a ValueError says so); random weights only with `pretrained=False`.
+    """
 
     def __init__(self, config: ModelConfig, pretrained: bool = True):
         super().__init__()
@@ -62,8 +62,7 @@ class TRex2(nn.Module):
         auxiliary: bool = False,
     ) -> DecoderOutput:
         """prompts [B, C, D] (or [C, D], the same for every image) -> logits [B, Q, C], boxes [B, Q, 4]
-        cxcywh in 0..1.
-        """
+        cxcywh in 0..1."""
         if prompts.ndim == 2:
             prompts = prompts.expand(len(features), -1, -1)
         if prompts.ndim != 3 or prompts.shape[::2] != (len(features), self.config.dim) or not prompts.shape[1]:

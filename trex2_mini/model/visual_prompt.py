@@ -56,8 +56,7 @@ class RegionPrompts:
 
 class PromptBlock(nn.Module):
     """One of the three blocks: eq. 4 (deformable cross-attention at the prompts), then eq. 5 (self-attention,
-    feed-forward).
-    """
+    feed-forward)."""
 
     def __init__(self, dim: int, heads: int, levels: int, points: int, ffn_dim: int):
         super().__init__()

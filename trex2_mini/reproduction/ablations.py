@@ -153,8 +153,7 @@ def compare(results: Sequence[dict], base: str = "joint") -> dict[str, dict[str,
     interval)}}.
 
     A difference is larger than the noise where it exceeds half its interval (`half_interval`; 0 for `base` itself).
-    Raises ValueError where
-    `base` is missing under a seed.
+    Raises ValueError where `base` is missing under a seed.
     """
     runs = {(r["variant"], r["seed"]): r["AP"] for r in results}
     seeds: dict[str, list[int]] = {}

@@ -11,10 +11,9 @@ the same numbers.
 from __future__ import annotations
 
 import ast
-import csv
+import contextlib
 import hashlib
 import html
-import io
 import itertools
 import json
 import math
@@ -25,9 +24,13 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
+import papermill
 import yaml
 from tqdm import tqdm
 
+from trex2_mini.checkpoint import SHIPPED, file_hash
+from trex2_mini.evaluation.tables import as_markdown
 from trex2_mini.paths import REPOSITORY, write_text
 
 NOTEBOOKS = REPOSITORY / "notebooks"
@@ -68,8 +71,6 @@ class Run:
 
 def _weights(checkpoint: str | None) -> str | None:
     """The hash of a checkpoint's weights; None where there is none to read (the run itself will say so)."""
-    from trex2_mini.checkpoint import SHIPPED, file_hash
-
     for folder in (Path(SHIPPED) / checkpoint, Path(checkpoint)) if checkpoint else ():
         if (folder / "model.safetensors").is_file():
             return file_hash(folder / "model.safetensors")
@@ -155,8 +156,6 @@ def execute(run: Run, folder: Path) -> dict:
     """Run a notebook in `folder` (executed.ipynb, metrics.json, status.json). Never raises: status is "done" or says
     what failed.
     """
-    import papermill
-
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "metrics.json").unlink(missing_ok=True)  # of an earlier try
     start, status = time.perf_counter(), "done"
@@ -189,13 +188,12 @@ def finished(folder: Path) -> dict | None:
     return state if state.get("status") == "done" else None
 
 
-def reproduce(runs: list[Run], out: str | Path, workers: int = 1, submitit: str | None = None) -> list[dict]:
-    """Execute what is not done yet, write table.csv, table.md and table.html in `out`, and return the table's rows.
+def reproduce(runs: list[Run], out: str | Path, workers: int = 1, submitit: str | None = None) -> pd.DataFrame:
+    """Execute what is not done yet, write table.csv, table.md and table.html in `out`, and return the table.
 
     workers: runs at a time on this machine, which share its cores. submitit: "local" or "slurm" instead: every run is a
-    job.
-    Rows: a dict of COLUMNS for each measure of each run; of a failed run one row without a measure.
-    Raises ValueError for no runs, under one worker, another executor, or if submitit is not installed.
+    job. Its rows: COLUMNS for each measure of each run; of a failed run one row without a measure. Raises ValueError
+    for no runs, under one worker, another executor, or if submitit is not installed.
     """
     if not runs or workers < 1:
         raise ValueError(f"expected at least one run and one worker, got {len(runs)} and {workers}")
@@ -234,7 +232,6 @@ def _executor(out: Path, workers: int, submitit: str | None, minutes: float):
         from submitit import AutoExecutor
     except ImportError as error:
         raise ValueError('submitit is not installed: pip install "trex2-mini[cluster]"') from error
-    import contextlib
 
     jobs = AutoExecutor(folder=out / "submitit", cluster=submitit)
     jobs.update_parameters(timeout_min=math.ceil(10 + 4 * minutes), cpus_per_task=2)
@@ -268,51 +265,28 @@ def measures(metrics: dict, prefix: str = "") -> dict[str, float]:
     return found
 
 
-def write_table(states: dict[Path, dict], out: Path) -> list[dict]:
-    """The rows of all runs {folder: state}, written as table.csv, table.md and table.html (with the notebooks'
+def write_table(states: dict[Path, dict], out: Path) -> pd.DataFrame:
+    """The table of all runs {folder: state}, written as table.csv, table.md and table.html (with the notebooks'
     pictures).
     """
     rows, pictures = [], []
     for folder, state in states.items():
-        chosen = ", ".join(f"{key}={value}" for key, value in state["parameters"].items())
-        base = {
-            "notebook": state["notebook"],
-            "parameters": chosen,
-            "status": state["status"],
-            "seconds": state["seconds"],
-        }
-        found = {}
+        base = state | {"parameters": ", ".join(f"{key}={value}" for key, value in state["parameters"].items())}
+        found: dict = {"": float("nan")}
         if state["status"] == "done":
-            found = measures(json.loads((folder / "metrics.json").read_text(encoding="utf-8")))
+            found = measures(json.loads((folder / "metrics.json").read_text(encoding="utf-8"))) or found
             images = "".join(f'<img src="data:{kind};base64,{data}">' for kind, data in _pictures(folder)[:PICTURES])
-            title = html.escape(f"{state['notebook']} ({chosen})")
+            title = html.escape(f"{base['notebook']} ({base['parameters']})")
             pictures.append(f"<h2>{title}</h2>{images}")
-        rows += [base | {"measure": key, "value": value} for key, value in found.items()] or [
-            base | {"measure": "", "value": ""}
-        ]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(out / "table.csv", text.getvalue())
-    write_text(out / "table.md", as_markdown(rows))
-    head = "".join(f"<th>{column}</th>" for column in COLUMNS)
-    body = "".join(
-        "<tr>" + "".join(f"<td>{html.escape(_shown(row[c]))}</td>" for c in COLUMNS) + "</tr>\n" for row in rows
-    )
+        rows += [base | {"measure": key, "value": value} for key, value in found.items()]
+    table = pd.DataFrame(rows, columns=COLUMNS)
+    write_text(out / "table.csv", table.to_csv(index=False, lineterminator="\n"))
+    write_text(out / "table.md", as_markdown(table))
     style = "<style>body{font-family:sans-serif}td{padding:2px 8px}img{max-width:48%}</style>"
-    page = f"<!doctype html><meta charset=utf-8><title>trex2_mini</title>{style}<table><tr>{head}</tr>\n{body}</table>"
-    write_text(out / "table.html", page + "\n".join(pictures))
-    return rows
-
-
-def as_markdown(rows: list[dict]) -> str:
-    lines = [COLUMNS, ["---"] * len(COLUMNS), *([_shown(row[c]).replace("|", "/") for c in COLUMNS] for row in rows)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
-
-
-def _shown(value) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    page = f"<!doctype html><meta charset=utf-8><title>trex2_mini</title>{style}"
+    page += table.to_html(index=False, na_rep="", float_format="{:.4g}".format, border=0)
+    write_text(out / "table.html", "\n".join([page, *pictures]))
+    return table
 
 
 def _pictures(folder: Path) -> list[tuple[str, str]]:

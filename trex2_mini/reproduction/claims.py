@@ -1,10 +1,10 @@
 """The paper's findings as statements that numbers can refute, and what ours say to each: the claims table.
 
 Every finding says that one quantity is larger than another. The paper's two stand beside our two, measured on the
-embedded family: other data and another scale, so signs can be compared, sizes not. The verdict is computed:
-`holds` where the whole 95 % interval of our difference lies above 0, `contradicted` where it lies below, `undecided`
-where it holds 0, `not testable here` where something is missing that the paper had. Findings of ours that the paper
-does not state have no `paper` and are counted apart.
+embedded family: other data and another scale, so signs can be compared, sizes not. The verdict is computed: `holds`
+where the whole 95 % interval of our difference lies above 0, `contradicted` where it lies below, `undecided` where it
+holds 0, `not testable here` where something is missing that the paper had. Findings of ours that the paper does not
+state have no `paper` and are counted apart.
 
 Intervals: 95 % by bootstrap over the images (all draws of examples averaged) or over the emoji-wild sets; of trained
 variants, Student's t over the seeds' differences; of times, 95 % of the rounds.
@@ -69,8 +69,7 @@ class Compared:
 @dataclass(frozen=True)
 class Finding:
     """statement: that the first number of a pair is larger than the second. paper: its pair, None where the paper has
-    none. reason: of no `ours`.
-    """
+    none. reason: of no `ours`."""
 
     statement: str
     source: str
@@ -173,8 +172,7 @@ def over_seeds(ablations: Sequence[dict], measure: str, more: str, less: str) ->
 
 def sweep_sets(folder: Path, categories: int, examples: int, images: int, seed: int) -> tuple[CocoDataset, CocoDataset]:
     """(reference, test): fresh scenes of trained categories, each of which is on at least `examples` reference scenes.
-    Written to `folder`.
-    """
+    Written to `folder`."""
     trained = [category for category in load_catalogue() if not category.novel]
     catalogue = [trained[i * len(trained) // categories] for i in range(categories)]
     least = -(-categories * examples // min(6, categories))
@@ -261,8 +259,8 @@ CROP = 96  # px
 @torch.inference_mode()
 def crop_ranks(found: Together, reference: CocoDataset, seed: int) -> list[dict]:
     """Region classification without a detector, rows as those of `region_ranks`: a box is cut out, seen by the frozen
-    ImageNet backbone of
-    `nano`, and compared by cosine with the mean of each category's examples, the ones of Visual-G's draw.
+    ImageNet backbone of `nano`, and compared by cosine with the mean of each category's examples, the ones of
+    Visual-G's draw.
 
     Not CLIP, whose weights cannot be had here: it knows no names, so it stands beside "region-visual" only.
     """

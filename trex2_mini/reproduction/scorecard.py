@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from trex2_mini.checkpoint import file_hash, load_model
 from trex2_mini.datasets.emoji.sets import EMOJI_SETS
@@ -174,8 +175,7 @@ def _place(data: str) -> str:
 
 def judged(line: Line, results: list[dict]) -> dict:
     """value, goal and verdict ("met", "missed" or "" where nothing was asked) of the last of `results`, whose line this
-    is.
-    """
+    is."""
     own = results[-1]
     if "missing" in own:
         return {}
@@ -192,17 +192,11 @@ def judged(line: Line, results: list[dict]) -> dict:
     }
 
 
-def as_table(results: list[dict]) -> str:
-    """Markdown: AP in percent (of counting the mean error in percent of the mean count: less is better), its deviation
-    over draws, goal, verdict.
+def as_table(results: list[dict]) -> pd.DataFrame:
+    """AP in percent (of counting the mean error in percent of the mean count: less is better), its deviation over
+    draws, goal, verdict.
     """
-    rows = ["| set, protocol, categories | AP | goal | |", "|---|---|---|---|"]
-    for result in results:
-        if "missing" in result:
-            rows.append(f"| {result['line']} | not here | | |")
-            continue
-        spread = result.get("std", {}).get("AP")
-        value = f"{result['value']:.1f}" + (f" ± {spread:.1f}" if spread is not None else "")
-        goal = "" if result["goal"] is None else f"{result['goal']:.1f}"
-        rows.append(f"| {result['line']} | {value} | {goal} | {result['verdict']} |")
-    return "\n".join(rows) + "\n"
+    columns = {"line": "set, protocol, categories", "value": "AP", "goal": "goal", "verdict": "verdict"}
+    table = pd.DataFrame([{"verdict": "not here", **result} for result in results]).reindex(columns=[*columns, "std"])
+    table["std"] = [own.get("AP") if isinstance(own, dict) else None for own in table["std"]]
+    return table.rename(columns=columns | {"std": "±"})[[columns["line"], "AP", "±", "goal", "verdict"]]

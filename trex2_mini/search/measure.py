@@ -24,7 +24,7 @@ from trex2_mini.evaluation.provenance import describe_code, describe_dataset
 from trex2_mini.evaluation.trial import open_detector, opened
 from trex2_mini.model.image_encoder import ImageFeatures
 from trex2_mini.search.index import PhotoIndex
-from trex2_mini.search.rank import SHORTLIST, question, search
+from trex2_mini.search.rank import SHORTLIST, search
 
 CUTS, KEPT, CHANCE = (1, 5, 10), 10, 20  # k of recall; first pictures that a shortlist is to keep; random orders
 
@@ -60,7 +60,7 @@ def measure_search(
     with TemporaryDirectory() as folder:
         index = PhotoIndex(detector, folder)
         for place, sample in enumerate(tqdm(samples, desc="looking", unit="picture", disable=not progress)):
-            row = index.row(sample.image).half().float()[:, : asked.shape[-1]]
+            row = index.row(detector.encode(sample.image)).half().float()[:, : asked.shape[-1]]
             indexed[place] = (
                 detector.model.box_decoder.logits(row[None], asked.flatten(0, 1)[None], None)[0].amax(0).view(3, -1)
             )
@@ -104,7 +104,7 @@ def _asked(detector: Detector, name: str, sample, label: int) -> Tensor:
     """A question as words, as one example box, and as both: [3, D]."""
     box = {"boxes": {name: sample.boxes[sample.labels == label][:1]}}
     ways = ({"text": [name]}, {"image": sample.image, **box}, {"text": [name], "image": sample.image, **box})
-    return torch.cat([question(detector, **way).embeddings for way in ways])
+    return torch.cat([detector.ask(**way).embeddings for way in ways])
 
 
 def retrieval_scores(scores: np.ndarray, right: np.ndarray) -> dict[str, float]:
@@ -137,7 +137,7 @@ def time_search(
         for key, shortlist in (("question", SHORTLIST), ("index_alone", 0)):
             each = [_seconds(search, index, word, shortlist=shortlist) for word in words]
             spent[key] = float(np.median(each[1:]))
-        prompts = question(detector, words[0]).embeddings
+        prompts = detector.ask(text=words[0]).embeddings
         looking, rows = spent["question"] - spent["index_alone"], (Path(place) / "vectors.f16").read_bytes()
         larger = {}
         for pictures in simulated:

@@ -27,7 +27,7 @@ CUTOUTS = "cutouts:"  # before the folder of a library
 
 class DatasetBatches:
     """Pictures of a set in COCO format, drawn at random and changed: objects pasted in, scaled, cropped, mirrored,
-    colours distorted.
+    colours distorted. In place of a picture that cannot be read stands another (`CocoDataset.read`).
 
     Two pictures in a row share a category where the set allows it, as emoji scenes do. One size a batch (those of the
     emoji scenes,
@@ -71,6 +71,7 @@ class DatasetBatches:
         if not held:
             raise ValueError(f"{dataset.path} holds no object to train on")
         self._pictures = sorted(held)
+        dataset.left_out.most = min(dataset.left_out.most, len(self._pictures) // 2)
         self._labels = {index: sorted(labels) for index, labels in held.items()}
         self._with: dict[int, list[int]] = {}
         for index in self._pictures:
@@ -93,8 +94,9 @@ class DatasetBatches:
             if i % 2 == 0:
                 pool = self._with[int(rng.choice(held))] if rng.random() < self.balance else self._pictures
             index = pool[rng.integers(len(pool))]
+            while (sample := self.dataset.read(index)) is None:
+                index = self._pictures[rng.integers(len(self._pictures))]
             pool = self._with[int(rng.choice(self._labels[index]))]  # the next picture shares a category with this one
-            sample = self.dataset[index]
             cuts = (cuts if i % 2 else []) + self._cuts(sample)
             if sample.vocabulary is not None:  # others of a kind that was not looked for may be there without a box
                 cuts = [(cut, label) for cut, label in cuts if label in sample.vocabulary]

@@ -165,14 +165,38 @@ def count(samples: Sequence[Sample]) -> tuple[int, int]:
 
 
 class Iteration(nn.Module):
-    """`iteration_losses` as a module's forward pass, which DistributedDataParallel asks for."""
+    """`iteration_losses` as a module's forward pass, which DistributedDataParallel asks for.
+
+    DDP waits for a gradient of every parameter, but a part without objects has no visual prompts and no denoising, and
+    without the alignment one of the prompt encoders may do nothing. So with several processes these parameters count 0
+    times, and `untouched` takes the zeros away.
+    """
 
     def __init__(self, model: TRex2):
         super().__init__()
         self.model = model
 
     def forward(self, samples: Sequence[Sample], *arguments) -> dict[str, Tensor]:
-        return iteration_losses(self.model, samples, *arguments)
+        losses = iteration_losses(self.model, samples, *arguments)
+        if process()[1] > 1:
+            first = next(iter(losses))
+            own = [p for module in optional_parts(self.model) for p in module.parameters() if p.requires_grad]
+            losses[first] = losses[first] + 0.0 * torch.stack([p.flatten()[0].float() for p in own]).sum()
+        return losses
+
+
+def optional_parts(model: TRex2) -> tuple[nn.Module, ...]:
+    """What an iteration may have no use for."""
+    return model.visual_prompt_encoder, model.text_prompt_encoder, model.denoising
+
+
+def untouched(model: TRex2) -> None:
+    """No gradient, as on one process, instead of zeros for the optional parts that no process had a use for."""
+    for module in optional_parts(model):
+        own = [parameter for parameter in module.parameters() if parameter.grad is not None]
+        if not any(bool(parameter.grad.any()) for parameter in own):
+            for parameter in own:
+                parameter.grad = None
 
 
 def batch_parts(config: TrainConfig) -> int:

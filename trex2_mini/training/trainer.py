@@ -13,7 +13,7 @@ but the rounding:
 - The losses are divided by the numbers of objects and of visual prompts of the whole batch, not of the part.
   (Recognition at tokens is a mean over a part's objects that hold a token, and counts by the part's share of all
   objects.)
-- A part without any object has a text iteration; DDP is told to look for parameters that got no gradient.
+- A part without any object has a text iteration; the parameters that it leaves out are in `Iteration`'s care.
 - Negatives stay within a part: other images' visual prompts, the names of its images, the names in the alignment (the
   authors: "the current GPU's mini-batch", spec section 9). So more parts mean fewer negatives, whether on one process
   or on many.
@@ -25,7 +25,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shlex
 import shutil
+import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -34,18 +36,17 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.distributed as dist
-from filelock import FileLock, Timeout
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import Tensor
 from tqdm import tqdm
 
 from trex2_mini.checkpoint import CheckpointError, load_model, load_weights, read_tensors, save_model, write_tensors
 from trex2_mini.config import Config, TrainConfig
 from trex2_mini.datasets.sample import Sample
 from trex2_mini.model.trex2 import TRex2
-from trex2_mini.paths import write_text
-from trex2_mini.processes import process, usable_device
-from trex2_mini.training.iteration import Iteration, batch_parts, count
+from trex2_mini.names import Vocabulary
+from trex2_mini.paths import locked, write_text
+from trex2_mini.processes import leave_signals_to_parent, process, replicated, stop_signals, usable_device
+from trex2_mini.training.iteration import Iteration, batch_parts, count, untouched
 
 Batches = Callable[[int], list[Sample]]  # the batch of a step; of a step in P parts: part number i % P of step i // P
 
@@ -101,11 +102,7 @@ class Trainer:
         self.parts = batch_parts(config.train)
         self.model = TRex2(config.model, pretrained).to(device).train()
         self.model.image_encoder.recompute = config.train.recompute
-        self.iteration: nn.Module = Iteration(self.model)
-        if process()[1] > 1:
-            self.iteration = DistributedDataParallel(
-                self.iteration, broadcast_buffers=False, find_unused_parameters=True
-            )
+        self.iteration = replicated(Iteration(self.model))
         self.optimizer = make_optimizer(self.model, config.train)
         self.average: dict[str, Tensor] = {}  # of the weights, if config.train.ema; else empty
         self._restart_average()
@@ -174,10 +171,12 @@ class Trainer:
             )
         self.model.load_state_dict(model.state_dict())
         self._restart_average()
+        if process()[0] == 0 and (known := Vocabulary.load(path.parent)):
+            known.save(self.run)
 
     def train(self, save_every: int = 250, progress: bool = True, workers: int = 1) -> None:
         """Run until `config.train.steps`; logs every 20 steps, saves every `save_every` and at the end (the first
-        process does).
+        process does). Ctrl-C and SIGTERM save after the step, print how to go on, and end with status 130 or 143.
 
         Raises ValueError where another process trains in the same folder (the two would overwrite each other's state)
         or nothing can be
@@ -187,30 +186,28 @@ class Trainer:
         if save_every < 1 or workers < 0:
             raise ValueError(f"expected save_every >= 1 and workers >= 0, got {save_every} and {workers}")
         if process()[0]:
-            return self._train(save_every, False, workers)
-        try:  # the system lets go of it when the process ends, however it ends
-            lock = FileLock(self.run / "train.lock").acquire(timeout=0)
-        except Timeout:
-            raise ValueError(
-                f"another process is training in {self.run}; wait for it, stop it, or choose another folder"
-            ) from None
-        except OSError as error:
-            raise ValueError(f"{self.run} cannot be written to ({error}); choose another folder") from error
-        with lock:
+            with stop_signals() as asked:
+                return self._train(save_every, False, workers, asked)
+        busy = f"another process is training in {self.run}; wait for it, stop it, or choose another folder"
+        with locked(self.run / "train.lock", busy):
             for left in self.run.glob("*.part"):  # by a process that was killed while it wrote
                 shutil.rmtree(left) if left.is_dir() else left.unlink()
             self._write_head()
-            self._train(save_every, progress, workers)
+            with stop_signals() as asked:
+                self._train(save_every, progress, workers, asked)
 
     def _write_head(self) -> None:
         """config.json, and of an older log.jsonl the lines up to this step."""
         write_text(self.run / "config.json", self.config.to_json())
+        if not self.config.model.text.pretrained:  # a tower of CLIP's knows other words too
+            taught = Vocabulary.of(self.names[label] for label in self.trainable)
+            (taught | (Vocabulary.load(self.run) or taught)).save(self.run)
         log = self.run / "log.jsonl"
-        lines = log.read_text().splitlines(keepends=True) if log.exists() and self.step else []
+        lines = log.read_text(encoding="utf-8").splitlines(keepends=True) if log.exists() and self.step else []
         whole = [line for line in lines if line.endswith("}\n")]  # the last one may have been cut off
         write_text(log, "".join(line for line in whole if json.loads(line)["step"] <= self.step))
 
-    def _train(self, save_every: int, progress: bool, workers: int) -> None:
+    def _train(self, save_every: int, progress: bool, workers: int, asked: list[int]) -> None:
         train, first = self.config.train, process()[0] == 0
         own = range(process()[0], self.parts, process()[1])  # the parts of this process
         loader = torch.utils.data.DataLoader(
@@ -218,11 +215,14 @@ class Trainer:
             batch_size=None,
             num_workers=workers,
             prefetch_factor=4 if workers else None,
+            worker_init_fn=leave_signals_to_parent,
         )
         history: list[dict[str, float]] = []
         began = time.perf_counter()
         bar = tqdm(loader, total=train.steps, initial=self.step, disable=not progress, unit="step", mininterval=5)
         for samples in bar:
+            if isinstance(samples, ValueError):
+                raise samples
             history.append(self._update(dict(zip(own, samples, strict=True))))
             self.step += 1
             if self.step % 20 == 0 or self.step == train.steps:
@@ -235,14 +235,30 @@ class Trainer:
                     **means,
                 }
                 if first:
-                    with (self.run / "log.jsonl").open("a") as file:
+                    with (self.run / "log.jsonl").open("a", encoding="utf-8", newline="\n") as file:
                         file.write(json.dumps(record) + "\n")
                 bar.set_postfix(loss=means["total"])
                 history, began = [], time.perf_counter()
             if first and (self.step % save_every == 0 or self.step == train.steps):
                 self.save()
+            if (number := _agreed(asked)) and self.step < train.steps:
+                self._stop(number)
         if first:
             save_model(self.run, self.model, self.config, self.average)
+
+    def _stop(self, number: int) -> None:
+        """Save, say how to go on, and end the process with the status that belongs to a signal's number."""
+        if process()[0] == 0:
+            self.save()
+            again = "the same with --resume (Trainer.resume)"
+            if sys.argv[1:2] == ["train"] and process()[1] == 1:
+                given = [argument for argument in sys.argv[1:] if argument != "--resume"]
+                again = shlex.join(["trex2", *given, "--resume"])
+            print(
+                f"\nstopped and saved at step {self.step} of {self.config.train.steps}; go on by: {again}",
+                file=sys.stderr,
+            )
+        raise SystemExit(128 + number)
 
     def _update(self, parts: dict[int, list[Sample]]) -> dict[str, float]:
         """One optimizer step; parts: those of this process, by number. Returns what they add to the losses."""
@@ -285,7 +301,17 @@ class Trainer:
                 (total * processes).backward()  # DDP divides by their number
             for name, value in {"total": total, **losses}.items():
                 sums[name] = sums.get(name, 0.0) + float(value.detach())
+        if processes > 1:
+            untouched(self.model)
         return sums
+
+
+def _agreed(asked: Sequence[int]) -> int:
+    """The number of the signal that any process got, 0 without one."""
+    number = torch.tensor(asked[0] if asked else 0)
+    if process()[1] > 1:
+        dist.all_reduce(number, dist.ReduceOp.MAX)
+    return int(number)
 
 
 def _means(history: list[dict[str, float]]) -> dict[str, float]:
@@ -312,5 +338,9 @@ class _Steps(torch.utils.data.Dataset):
     def __len__(self) -> int:
         return max(0, self.last - self.first)
 
-    def __getitem__(self, index: int) -> list[list[Sample]]:
-        return [self.batches((self.first + index) * self.parts + part) for part in self.own]
+    def __getitem__(self, index: int) -> list[list[Sample]] | ValueError:
+        """An error is handed on, not raised: torch would put the worker's whole trace into its message."""
+        try:
+            return [self.batches((self.first + index) * self.parts + part) for part in self.own]
+        except ValueError as error:
+            return error

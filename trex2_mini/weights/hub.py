@@ -21,7 +21,7 @@ from huggingface_hub import ModelHubMixin, snapshot_download
 from trex2_mini.checkpoint import CheckpointError, save_model
 from trex2_mini.detector import Detector
 
-FILES = ("config.json", "model.safetensors")
+FILES = ("config.json", "model.safetensors")  # and vocabulary.json, where there is one
 
 
 class SharedDetector(
@@ -31,6 +31,8 @@ class SharedDetector(
 
     def _save_pretrained(self, save_directory: Path) -> None:
         save_model(Path(save_directory), self.model, self.config, half=False)
+        if self.vocabulary:
+            self.vocabulary.save(save_directory)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **options: Any) -> SharedDetector:
@@ -73,7 +75,7 @@ class SharedDetector(
             folder = Path(
                 snapshot_download(
                     str(model_id), revision=revision, cache_dir=cache_dir, force_download=force_download,
-                    local_files_only=local_files_only, token=token, allow_patterns=list(FILES),
+                    local_files_only=local_files_only, token=token, allow_patterns=[*FILES, "vocabulary.json"],
                 )
             )  # fmt: skip
         missing = [name for name in FILES if not (folder / name).is_file()]

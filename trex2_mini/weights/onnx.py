@@ -28,6 +28,7 @@ from trex2_mini.layers.deformable_attention import DeformableAttention, levelwis
 from trex2_mini.model.image_encoder import ImageFeatures
 from trex2_mini.model.trex2 import TRex2
 from trex2_mini.model.visual_prompt import RegionPrompts
+from trex2_mini.names import unique_names
 from trex2_mini.paths import write_text
 
 OPSET = 20  # the first in which GridSample has the name of today
@@ -64,7 +65,9 @@ class Decode(_Program):
         return output.logits, output.boxes
 
 
-def export_onnx(detector: Detector, folder: str | Path, height: int, width: int, names: Sequence[str] = ()) -> Path:
+def export_onnx(
+    detector: Detector, folder: str | Path, height: int, width: int, names: str | Sequence[str] = ()
+) -> Path:
     """Write encoder.onnx, prompt.onnx, decoder.onnx and export.json into `folder`; takes about a minute for `nano`.
 
     Args:
@@ -80,6 +83,7 @@ def export_onnx(detector: Detector, folder: str | Path, height: int, width: int,
     stride = max(config.strides)
     if min(height, width) < stride or height % stride or width % stride:
         raise ValueError(f"expected a height and a width that are multiples of {stride} px, got {height} x {width}")
+    names = unique_names(names) if names else []
     folder, model = Path(folder), detector.model.cpu().eval()
     folder.mkdir(parents=True, exist_ok=True)
     attentions = [module for module in model.modules() if isinstance(module, DeformableAttention)]
@@ -122,7 +126,7 @@ def export_onnx(detector: Detector, folder: str | Path, height: int, width: int,
         for attention, form in zip(attentions, before):
             attention.compiled = form
     with torch.inference_mode():
-        embeddings = model.encode_text(list(names)).tolist() if names else []
+        embeddings = model.encode_text(names).tolist() if names else []
     described = {
         "height": height,
         "width": width,
@@ -131,6 +135,7 @@ def export_onnx(detector: Detector, folder: str | Path, height: int, width: int,
         "nms_iou": config.nms_iou,
         "image": "float32, RGB, 0..1",
         "text": dict(zip(names, embeddings)),
+        "weights": detector.weights,
     }
     write_text(folder / "export.json", json.dumps(described))
     return folder

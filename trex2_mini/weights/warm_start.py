@@ -9,9 +9,8 @@ Swin and other ImageNet backbones come through timm and CLIP's text tower throug
 is built. What these detectors have and T-Rex2 has not (it is prompted late) stays behind: fusion with text, their text
 encoders, class heads. Grounding DINO's Swin normalises each stage's output and timm's does not, so its first three
 projections meet other numbers than they were trained on; its position embedding counts cells from their far corner,
-ours from their centre. Both must be learned anew. timm rolls a map
-before it pads it to whole windows, transformers after: with sides that are no multiples of 7 x 32 pixels the borders of
-    Swin's maps differ.
+ours from their centre. Both must be learned anew. timm rolls a map before it pads it to whole windows, transformers
+after: with sides that are no multiples of 7 x 32 pixels the borders of Swin's maps differ.
 
 newocean-group/T-Rex2 (visual prompts only; its src/ was read, model.py at 6b6afcd and the rest at e825edc, its weights
 were not seen). Backbone, encoder, decoder and box heads have our form and are taken; so are the prompt encoder's
@@ -22,9 +21,9 @@ outputs are normalised; the decoder has no last norm. For its Swin-T: a config.j
 position_temperature 100. Its file is a pickle, which nothing here reads. Where you trust it, in an environment of your
 own:
 
-    state = torch.load("checkpoint.pth", map_location="cpu", weights_only=True)["model"]
-    safetensors.torch.save_file({k: v.contiguous() for k, v in state.items()}, "newocean.safetensors")
-    python -m trex2_mini warm-start --from newocean.safetensors --config config.json --out runs/warm
+    state = torch.load("checkpoint.pth", map_location="cpu", weights_only=True)["model"] safetensors.torch.save_file({k:
+    v.contiguous() for k, v in state.items()}, "newocean.safetensors") python -m trex2_mini warm-start --from
+    newocean.safetensors --config config.json --out runs/warm
 """
 
 from __future__ import annotations
@@ -163,12 +162,11 @@ def _reason(name: str) -> str:
 
 def open_detector(source: str) -> dict[str, Tensor]:
     """The state dict of a Deformable DETR or Grounding DINO: a folder of transformers' (config.json, *.safetensors), or
-    owner/name on the Hub;
-    or of any file *.safetensors.
+    owner/name on the Hub; or of any file *.safetensors.
 
     Read by transformers itself (it knows the older names of parameters), safetensors only. HF_HUB_OFFLINE=1 asks no
-    network.
-    Raises ValueError: transformers is missing, no such weights or no safetensors here, or another kind of model.
+    network. Raises ValueError: transformers is missing, no such weights or no safetensors here, or another kind of
+    model.
     """
     if source.endswith(".safetensors"):
         return read_tensors(Path(source))[0]

@@ -125,11 +125,9 @@ def federated(truth: dict, seed: int) -> dict:
     """LVIS's federated annotation: only what annotators were asked about is known, image by image.
 
     A category that an image holds is annotated there with chance 0.75 (one never trained, always: LVIS too searched
-    images for its
-    rare ones). One of three or more instances is left incomplete with chance 0.2, and said so
-    (not_exhaustive_category_ids).
-    5 to 14 absent categories were looked for in vain (neg_category_ids); half of them resemble what is there. About all
-    others nothing is known, so an evaluation must not judge what is found of them.
+    images for its rare ones). One of three or more instances is left incomplete with chance 0.2, and said so
+    (not_exhaustive_category_ids). 5 to 14 absent categories were looked for in vain (neg_category_ids); half of them
+    resemble what is there. About all others nothing is known, so an evaluation must not judge what is found of them.
     Groups go by the number of training images, as LVIS defines them: r up to 10, c up to 100, f above.
     """
     counts = training_counts()
@@ -196,8 +194,7 @@ def fsc147(truth: dict) -> dict[str, object]:
 
 def exemplars(truth: dict) -> dict:
     """FSCD-LVIS's count file: three exemplar boxes [x, y, w, h] an image; the counted category is the most frequent one
-    there.
-    """
+    there."""
     entries = []
     for image_id, held in by_image(truth).items():
         (counted, _), *_ = Counter(annotation["category_id"] for annotation in held).most_common()

@@ -19,8 +19,7 @@ FRAMES = 20  # of a clip
 @dataclass
 class Picture:
     """A picture of a set: its objects, what its entry in "images" says besides, and what each of its
-    annotations does.
-    """
+    annotations does."""
 
     sample: Sample
     file_name: str
@@ -84,8 +83,7 @@ def clip(seed: int, index: int, held: list[int]) -> list[Picture]:
     """A clip: objects that move, turn, grow and pass before one another over a ground that stands still.
 
     An object keeps its track_id (1, 2, ...) through the clip and is annotated where at least a fifth of it
-    (`visibility`)
-    and 5 px each way are seen; while it is hidden or outside its track pauses.
+    (`visibility`) and 5 px each way are seen; while it is hidden or outside its track pauses.
     """
     rng = np.random.default_rng([seed, index])
     generator = SceneGenerator(seed=seed, include_novel=True)

@@ -24,6 +24,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+from filelock import FileLock
 from PIL import Image
 from tqdm import tqdm
 
@@ -203,10 +204,21 @@ def make_emoji_set(
         raise ValueError(f"unknown emoji set {name!r}; there are {', '.join(single)}, and {worlds}")
     root = Path(root) if root is not None else data_root()
     recipe = json.loads(json.dumps(_recipe(name) | ({"scenes": scenes} if scenes else {})))
-    folder, manifest_file = root / name, root / name / "manifest.json"
-    if manifest_file.is_file() and json.loads(manifest_file.read_text(encoding="utf-8")).get("recipe") == recipe:
-        return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    folder = root / name
+    if not _is_made(folder, recipe):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder.with_name(f".{folder.name}.lock")):  # another process may be making it
+            if not _is_made(folder, recipe):
+                _make(name, folder, recipe, workers, progress)
+    return folder
+
+
+def _is_made(folder: Path, recipe: dict) -> bool:
+    manifest = folder / "manifest.json"
+    return manifest.is_file() and json.loads(manifest.read_text(encoding="utf-8")).get("recipe") == recipe
+
+
+def _make(name: str, folder: Path, recipe: dict, workers: int, progress: bool) -> None:
     draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     draft.chmod(0o755)
     try:
@@ -226,7 +238,7 @@ def make_emoji_set(
             text = (
                 content if isinstance(content, str) else json.dumps(content, ensure_ascii=False, separators=(",", ":"))
             )
-            (draft / file_name).write_text(text, encoding="utf-8")
+            (draft / file_name).write_bytes(text.encode())
             hashes[file_name] = hashlib.sha256(text.encode()).hexdigest()
         manifest = {
             "recipe": recipe,
@@ -242,7 +254,6 @@ def make_emoji_set(
         os.replace(draft, folder)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
-    return folder
 
 
 def _font_packages(recipe: EmojiSet) -> list[str]:

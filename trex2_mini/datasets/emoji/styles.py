@@ -124,9 +124,8 @@ def tiles(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
 
 
 def photograph(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """A large piece of a whole photograph, with what is on it; training has only object-free pieces,
-    often recoloured.
-    """
+    """A large piece of a whole photograph, with what is on it; training has only object-free pieces, often
+    recoloured."""
     canvas = crop(rng, photo(NEVER_WHOLE[rng.integers(len(NEVER_WHOLE))]), height, width)
     return np.repeat(canvas, 3, axis=2) if canvas.shape[2] == 1 else canvas
 

@@ -23,8 +23,7 @@ from trex2_mini.datasets.scenes.painting import Canvas
 @dataclass(frozen=True)
 class World:
     """`names` are the set's own; "own name=source" where the artwork is called otherwise. Novel is what training has no
-    category of.
-    """
+    category of."""
 
     about: str
     names: str
@@ -164,8 +163,7 @@ def world_catalogue(name: str) -> tuple[EmojiCategory, ...]:
 
 def _category(name: str, source: str = "", *, font: str, known: dict[str, EmojiCategory]) -> EmojiCategory:
     """A world's category: the emoji's own artwork, or a glyph of the font by its name (of noto, by the emoji's code
-    point).
-    """
+    point)."""
     source = source or name
     if font in ("", "noto"):
         emoji = known[source]

@@ -91,7 +91,11 @@ def _font(prefix: str) -> tuple:
     folder = Path(found.submodule_search_locations[0])
     logging.getLogger("fontTools").setLevel(logging.ERROR)  # it remarks on dates and padding in these files
     font = TTFont(folder / file)
-    return font.getGlyphSet(), font.getBestCmap(), json.loads((folder / names).read_text()) if names else None
+    return (
+        font.getGlyphSet(),
+        font.getBestCmap(),
+        json.loads((folder / names).read_text(encoding="utf-8")) if names else None,
+    )
 
 
 def _glyph(prefix: str, name: str) -> str:
