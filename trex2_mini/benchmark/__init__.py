@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from trex2_mini.benchmark import attention, evaluation, interaction, model, onnx, soak, training
+from trex2_mini.benchmark import attention, evaluation, index, interaction, model, onnx, soak, training
 from trex2_mini.benchmark.measure import processor
 from trex2_mini.benchmark.model import PAPER_TABLE_7
 from trex2_mini.evaluation.provenance import describe_code
@@ -25,7 +25,7 @@ from trex2_mini.evaluation.provenance import describe_code
 __all__ = ["BENCHMARKS", "PAPER_TABLE_7", "as_table", "run"]
 BENCHMARKS: dict[str, Callable[..., Iterator[dict]]] = {
     module.__name__.rpartition(".")[2]: module.rows
-    for module in (attention, model, training, evaluation, interaction, onnx, soak)
+    for module in (attention, model, training, evaluation, interaction, onnx, soak, index)
 }
 
 
