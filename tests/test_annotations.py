@@ -151,9 +151,6 @@ def test_the_command(detector, pictures, tmp_path, capsys):
     assert main([*base, *ours]) == 0 and "pictures: 3" in capsys.readouterr().out
     assert [c["name"] for c in json.loads((tmp_path / "out.json").read_text())["categories"]] == ["noise"]
     assert isinstance(PromptBank.load(tmp_path / "bank.safetensors"), PromptBank)
-    assert main([*base, "--text", "cat"]) == 1 and "--json FILE" in capsys.readouterr().err
-    one = ["detect", str(pictures / "a.png"), *base[2:], *ours]
-    assert main(one) == 1 and "--json is for a folder" in capsys.readouterr().err
 
 
 def test_pycocotools_shows_our_export(found, pictures, tmp_path, capsys):
