@@ -17,6 +17,7 @@ from trex2_mini.datasets.coco import CocoDataset
 from trex2_mini.detector import Detector, EncodedImage
 from trex2_mini.images import load_image
 from trex2_mini.model.box_decoder import DecoderOutput
+from trex2_mini.search import PhotoIndex
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
 
@@ -84,7 +85,8 @@ class ColourModel(torch.nn.Module):
 
 class ColourDetector(Detector):
     def __init__(self):
-        super().__init__(ColourModel(), SimpleNamespace(model=SimpleNamespace(dim=3, nms_iou=0.7)), "cpu")
+        sizes = {"strides": (8,), "short_side": 64, "long_side": 96}
+        super().__init__(ColourModel(), SimpleNamespace(model=SimpleNamespace(dim=3, nms_iou=0.7, **sizes)), "cpu")
 
     def encode_batch(self, images):
         return images
@@ -105,3 +107,23 @@ class Colours(ColourDetector):
     def encode(self, image):
         array = load_image(image)
         return EncodedImage([array], *array.shape[:2])
+
+
+class ColourIndex(PhotoIndex):
+    """Keeps a picture's colours; near colours have high logits."""
+
+    def row(self, image):
+        image = self.detector.encode_batch([image])[0]
+        found = [[*c / 255, 0.5, 0.5, 0.2, 0.2] for c in np.unique(image.reshape(-1, 3), axis=0) if c.any()]
+        return torch.tensor([*found, *[[0.0] * 7] * 16][: self.shape[0]])
+
+    def _logits(self, queries, prompts):
+        return 5 - 20 * torch.cdist(queries, prompts)
+
+
+def paint(path, *names, size=(48, 64)):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = np.zeros((*size, 3), np.uint8)
+    for place, name in enumerate(names):
+        image[8 : 8 + 6 * (place + 2), 4 + 20 * place : 20 + 20 * place] = COLOURS[name]
+    Image.fromarray(image).save(path)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from trex2_mini.images import load_image
+from trex2_mini.images import UnreadablePicture, load_image, load_reduced, picture_size
 
 
 @pytest.fixture
@@ -59,6 +59,65 @@ def test_sixteen_bit_is_scaled(tmp_path):
     Image.fromarray(deep).save(path)
     for source in (path, deep):
         assert check(load_image(source))[0, :, 0].tolist() == [0, 1, 128, 255]
+
+
+@pytest.mark.parametrize("ending", ["tif", "png"])
+@pytest.mark.parametrize("bits", [10, 12, 14])
+def test_cameras_write_10_to_14_bits_into_16(tmp_path, ending, bits):
+    """The largest value they can write is white, not a 64th of it; and it is said."""
+    deep = np.array([[0, 2 ** (bits - 1), 2**bits - 1]], dtype=np.uint16)
+    Image.fromarray(deep).save(tmp_path / f"deep.{ending}")
+    for source in (tmp_path / f"deep.{ending}", deep, np.stack([deep] * 3, -1)):
+        with pytest.warns(UserWarning, match=f"end at {2**bits - 1}"):
+            assert check(load_image(source))[0, :, 0].tolist() == [0, 128, 255]
+
+
+def test_the_tiff_tag_says_where_values_end(tmp_path):
+    Image.fromarray(np.array([[0, 100, 1023]], dtype=np.uint16)).save(tmp_path / "a.tif", tiffinfo={281: 4095})
+    with pytest.warns(UserWarning, match="end at 4095"):
+        assert load_image(tmp_path / "a.tif")[0, :, 0].tolist() == [0, 6, 64]
+
+
+def test_twelve_bits_in_colour(tmp_path):
+    """Pillow keeps 8 of the 16 bits, so four are left: coarse, but not black."""
+    tifffile = pytest.importorskip("tifffile")
+    tifffile.imwrite(tmp_path / "a.tif", np.full((4, 4, 3), 4095, np.uint16), photometric="rgb")
+    with pytest.warns(UserWarning, match="end at 4095"):
+        assert load_image(tmp_path / "a.tif").min() > 235
+
+
+@pytest.mark.parametrize("ending", ["jpg", "png", "array", "pil"])
+def test_a_large_picture_is_decoded_smaller(tmp_path, ending):
+    """At least twice the side that was asked for is left, turned upright; the whole picture's size is told."""
+    whole = Image.fromarray(
+        np.kron(np.arange(48, dtype=np.uint8).reshape(6, 8, 1) * 5, np.ones((100, 100, 3), np.uint8))
+    )
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    source, path = (
+        {"array": np.rot90(np.asarray(whole), -1), "pil": whole.rotate(-90, expand=True)},
+        tmp_path / f"a.{ending}",
+    )
+    if ending not in source:
+        whole.save(path, exif=exif)
+        assert picture_size(path) == (600, 800)
+    array, size = load_reduced(source.get(ending, path), 64)
+    assert size == (800, 600) and 128 <= min(check(array).shape[:2]) < 256
+    full = np.asarray(whole.rotate(-90, expand=True).resize((6, 8), Image.Resampling.BOX), int)
+    small = np.asarray(Image.fromarray(array).resize((6, 8), Image.Resampling.BOX), int)
+    assert np.abs(full - small).max() <= 3
+
+
+def test_limits_and_missing_plugins_are_named(tmp_path, monkeypatch):
+    Image.new("RGB", (50, 50)).save(tmp_path / "a.png")
+    (tmp_path / "a.heic").write_bytes(b"????ftypheic")
+    with monkeypatch.context() as small:
+        small.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+        with pytest.raises(UnreadablePicture, match="MAX_IMAGE_PIXELS"):
+            load_image(tmp_path / "a.png")
+    words = "corrupt" if ".heic" in Image.registered_extensions() else "pip install pillow-heif"
+    with pytest.raises(UnreadablePicture, match=words):
+        load_image(tmp_path / "a.heic")
 
 
 @pytest.mark.parametrize("mode", ["L", "1", "LA", "CMYK", "YCbCr", "RGBa"])

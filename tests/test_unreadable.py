@@ -40,7 +40,7 @@ def folder(tmp_path):
             path.write_bytes(path.read_bytes()[:1200])
         images.append({"id": i + 1, "file_name": path.name, "width": 256, "height": 256})
         for (x1, y1, x2, y2), label in zip((4 * sample.boxes).tolist(), sample.labels.tolist()):
-            own = {"id": len(annotations) + 1, "image_id": i + 1, "category_id": label // 2 + 1, "iscrowd": 0}
+            own = {"id": len(annotations) + 1, "image_id": i + 1, "category_id": label % 2 + 1, "iscrowd": 0}
             annotations.append(own | {"bbox": [x1, y1, x2 - x1, y2 - y1], "area": (x2 - x1) * (y2 - y1)})
     categories = [{"id": i, "name": name, "supercategory": "square"} for i, name in enumerate(NAMES[:2], 1)]
     content = {"images": images, "annotations": annotations, "categories": categories}

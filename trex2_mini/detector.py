@@ -29,7 +29,7 @@ from trex2_mini.boxes import check_boxes, check_points, xyxy_to_normalized
 from trex2_mini.checkpoint import load_model, state_hash
 from trex2_mini.config import Config
 from trex2_mini.detections import Detections, top_detections
-from trex2_mini.images import load_image, to_image
+from trex2_mini.images import load_image, load_reduced, to_image
 from trex2_mini.layers.deformable_attention import compile_attention
 from trex2_mini.model.image_encoder import ImageFeatures
 from trex2_mini.model.trex2 import TRex2
@@ -93,8 +93,7 @@ class Detector:
         """image: anything `images.load_image` takes (a path, an address, bytes, a PIL picture, an array, a tensor).
         Raises ValueError, and FileNotFoundError where a path leads nowhere.
         """
-        array = load_image(image)
-        height, width = array.shape[:2]
+        array, (height, width) = load_reduced(image, self.config.model.short_side)
         return EncodedImage(self.model.encode_images([self._prepare(array)]), height, width)
 
     def encode_batch(self, images: Sequence[Any]) -> ImageFeatures:

@@ -5,17 +5,24 @@ from __future__ import annotations
 import io
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 
 MOST_BYTES = 50_000_000  # of a picture from an address
+with suppress(ImportError):
+    from pillow_heif import register_heif_opener
+
+    register_heif_opener()
+
 T = TypeVar("T")
+HEIC = (".heic", ".heif")  # what telephones write
 
 
 class UnreadablePicture(ValueError):
@@ -60,7 +67,7 @@ class LeftOut(dict[Any, str]):
 def load_image(source: str | Path | bytes | BinaryIO | Image.Image | np.ndarray | Tensor) -> np.ndarray:
     """Read a picture as uint8 [H, W, 3], RGB.
 
-    EXIF rotation is applied, transparency is laid over white, 16-bit values are scaled to 8 bit.
+    EXIF rotation is applied, transparency is laid over white, 16-bit values are scaled to 8 bit (`_sixteen_bit`).
 
     Args:
         source: a path, an address (http, https), a file's bytes or an open binary file, a PIL picture, or an array
@@ -71,14 +78,46 @@ def load_image(source: str | Path | bytes | BinaryIO | Image.Image | np.ndarray 
         UnreadablePicture: a file that is none (MissingPicture) or no picture.
         ValueError: an array that is no picture.
     """
+    return load_reduced(source)[0]
+
+
+def load_reduced(source: Any, side: int | None = None) -> tuple[np.ndarray, tuple[int, int]]:
+    """`load_image` for who needs a shorter side of about `side` pixels only: large pictures are decoded smaller.
+
+    Returns (the picture, its shorter side at least 2 `side` unless the whole one's is less; (height, width) of the
+    whole one).
+    """
     if isinstance(source, Tensor):
-        array = (
-            source.detach().cpu().float().numpy() if source.dtype == torch.bfloat16 else source.detach().cpu().numpy()
-        )
-        first = array.ndim == 3 and array.shape[0] in (1, 3, 4) and array.shape[2] not in (1, 3, 4)
-        source = np.moveaxis(array, 0, -1) if first else array
+        source = _as_array(source)
     if isinstance(source, np.ndarray):
-        return _over_white(_eight_bit(source))
+        array = _over_white(_eight_bit(source))
+        size, factor = array.shape[:2], min(array.shape[:2]) // (2 * side) if side else 0
+        return (np.asarray(Image.fromarray(array).reduce(factor)) if factor > 1 else array), size
+    with _opened(source) as picture:
+        array, size = _pixels(picture, side, isinstance(source, Image.Image))
+    return _over_white(_eight_bit(array)), size
+
+
+def picture_size(path: str | Path) -> tuple[int, int]:
+    """(width, height) of a picture the way up it is shown, from its header alone. Raises UnreadablePicture."""
+    with _opened(path) as picture:
+        return _upright_size(picture)
+
+
+def _upright_size(picture: Image.Image) -> tuple[int, int]:
+    return picture.size[::-1] if picture.getexif().get(ExifTags.Base.Orientation, 1) >= 5 else picture.size
+
+
+def _as_array(tensor: Tensor) -> np.ndarray:
+    """A tensor [H, W], [H, W, C] or [3, H, W] as an array, channels last."""
+    array = (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).detach().cpu().numpy()
+    first = array.ndim == 3 and array.shape[0] in (1, 3, 4) and array.shape[2] not in (1, 3, 4)
+    return np.moveaxis(array, 0, -1) if first else array
+
+
+@contextmanager
+def _opened(source: Any) -> Iterator[Image.Image]:
+    """A picture, its pixels not yet read; what goes wrong inside is an UnreadablePicture that names it."""
     if isinstance(source, str) and "://" in source:
         source = _fetched(source)
     if isinstance(source, bytes):
@@ -87,28 +126,32 @@ def load_image(source: str | Path | bytes | BinaryIO | Image.Image | np.ndarray 
         raise ValueError(
             f"expected a path, an address, bytes, a PIL picture or a numpy array [H, W, 3], got {type(source).__name__}"
         )
-    name = "the PIL picture"
+    name = "the file" if hasattr(source, "read") else "the PIL picture"
     try:
         if isinstance(source, Image.Image):
-            array = _pixels(source)
+            yield source
         elif hasattr(source, "read"):
-            name = "the file"
             with Image.open(source) as picture:
-                array = _pixels(picture)
+                yield picture
         else:
             name = path = Path(os.path.expanduser(source))  # ~nobody stays as it is
             if not path.is_file():
                 reason = "is a folder, not a picture" if path.is_dir() else "does not exist"
                 raise MissingPicture(f"the picture {path} {reason}; check the path (relative to {Path.cwd()})")
             with Image.open(path) as picture:
-                array = _pixels(picture)
+                yield picture
     except MissingPicture:
         raise
-    except Exception as error:  # of a broken file Pillow raises many kinds
+    except Image.DecompressionBombError:
         raise UnreadablePicture(
-            f"{name} is not a readable picture (corrupt, cut short or of an unknown format): {error}"
-        ) from error
-    return _over_white(_eight_bit(array))
+            f"{name} has more than {2 * Image.MAX_IMAGE_PIXELS // 10**6} million pixels, Pillow's limit against files "
+            "made to fill the memory; make it smaller, or if you trust it raise PIL.Image.MAX_IMAGE_PIXELS"
+        ) from None
+    except Exception as error:  # of a broken file Pillow raises many kinds
+        reason = f"corrupt, cut short or of an unknown format): {error}"
+        if str(name).lower().endswith(HEIC) and HEIC[0] not in Image.registered_extensions():
+            reason = "HEIC pictures need the package pillow-heif: pip install pillow-heif)"
+        raise UnreadablePicture(f"{name} is not a readable picture ({reason}") from error
 
 
 def _fetched(address: str) -> bytes:
@@ -132,17 +175,44 @@ def _fetched(address: str) -> bytes:
     return content
 
 
-def _pixels(picture: Image.Image) -> np.ndarray:
-    """A PIL picture, upright, as [H, W] uint16 or float, or [H, W, 3 | 4] uint8."""
-    picture = ImageOps.exif_transpose(picture)
+def _pixels(picture: Image.Image, side: int | None, keep: bool) -> tuple[np.ndarray, tuple[int, int]]:
+    """A PIL picture, upright, as [H, W] uint8, uint16 or float, or [H, W, 3 | 4] uint8; and its whole (height, width).
+
+    keep: `picture` itself is not to change.
+    """
+    width, height = _upright_size(picture)
+    factor = min(picture.size) // (2 * side) if side else 0
+    if factor > 1 and not keep:
+        picture.draft(None, (picture.size[0] // factor, picture.size[1] // factor))  # JPEG alone can do it
+    deep = ";16" in str(getattr(picture, "tile", ""))
+    largest = getattr(picture, "tag_v2", {}).get(281)  # TIFF's MaxSampleValue
+    picture = ImageOps.exif_transpose(picture) if keep else ImageOps.exif_transpose(picture, in_place=True) or picture
     if picture.mode.startswith("I"):  # 16-bit greyscale; Pillow may hand it out as 32-bit
-        return np.clip(np.asarray(picture), 0, 65535).astype(np.uint16)
+        return _sixteen_bit(np.clip(np.asarray(picture), 0, 65535).astype(np.uint16), largest), (height, width)
     if picture.mode == "F":
-        return np.asarray(picture)
+        return np.asarray(picture), (height, width)
     if picture.mode == "La":
         picture = picture.convert("LA")
-    transparent = picture.has_transparency_data or picture.mode == "RGBa"
-    return np.array(picture.convert("RGBA" if transparent else "RGB"))
+    mode = "RGBA" if picture.has_transparency_data or picture.mode == "RGBa" else "RGB"
+    picture = picture if picture.mode == mode else picture.convert(mode)
+    factor = min(picture.size) // (2 * side) if side else 0
+    array = np.array(picture.reduce(factor) if factor > 1 else picture)
+    if deep and array.size and array[..., :3].max() < 64:  # Pillow kept the upper half of 16 bits: of 14 or less
+        array[..., :3] = _sixteen_bit(array[..., :3].astype(np.uint16) << 8, None)
+    return array, (height, width)
+
+
+def _sixteen_bit(array: np.ndarray, largest: int | tuple | None = None) -> np.ndarray:
+    """uint16 as uint8. The largest value is `largest` (from the file's head), else the end of the 8 to 14 bits, or 16,
+    that the values need: cameras and microscopes write 10 to 14 bits into 16.
+    """
+    largest = max(largest) if isinstance(largest, tuple) and largest else largest
+    if not isinstance(largest, int) or not 0 < largest <= 65535:
+        bits = int(array.max(initial=0)).bit_length()
+        largest = 65535 if bits > 14 or not bits else 2 ** max(bits, 8) - 1
+    if largest < 65535:
+        warnings.warn(f"a 16-bit picture whose values end at {largest} is taken as one of that range", stacklevel=2)
+    return np.round(np.minimum(array / float(largest), 1) * 255).astype(np.uint8)
 
 
 def _eight_bit(array: np.ndarray) -> np.ndarray:
@@ -160,7 +230,7 @@ def _eight_bit(array: np.ndarray) -> np.ndarray:
     if array.dtype == np.bool_:
         return array.astype(np.uint8) * np.uint8(255)
     if array.dtype == np.uint16:
-        return np.round(array / 257.0).astype(np.uint8)
+        return _sixteen_bit(array)
     if np.issubdtype(array.dtype, np.floating):
         if not np.isfinite(array).all():
             raise ValueError("the picture holds NaN or infinite values")
@@ -185,6 +255,11 @@ def _over_white(array: np.ndarray) -> np.ndarray:
     return np.round(array[..., :3] * alpha + 255 * (1 - alpha)).astype(np.uint8)
 
 
+def picture_endings() -> set[str]:
+    """Of the files that can be read: ".jpg", ".tif", ..."""
+    return {ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+
+
 def to_image(array: np.ndarray) -> Tensor:
     """uint8 [h, w, 3] -> float [3, h, w] in 0..1."""
-    return torch.tensor(array).permute(2, 0, 1).float() / 255  # a copy: PIL's arrays are read-only
+    return torch.tensor(array).permute(2, 0, 1).float().div_(255)  # a copy: PIL's arrays are read-only

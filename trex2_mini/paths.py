@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +17,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 CATALOGUE = REPOSITORY / "data" / "emoji_catalogue.csv"
 EMOJI_MANIFEST = REPOSITORY / "data" / "emoji_manifest.json"
 CUTOUTS_NOVEL = REPOSITORY / "data" / "cutouts_novel.json"
+ODINW = REPOSITORY / "data" / "odinw35.csv"
 PHOTOS_MANIFEST = REPOSITORY / "data" / "photos_manifest.json"
 
 
@@ -23,12 +26,42 @@ def data_root() -> Path:
     return Path(os.environ.get("TREX2_DATA") or REPOSITORY / "data").expanduser()
 
 
-def read_json(path: Path) -> Any:
-    """What a JSON file holds. Raises ValueError for one that is none; FileNotFoundError where there is none."""
+def read_text(path: Path, declared: str | None = None) -> str:
+    """A user's text file: UTF-8, UTF-16 with its mark, the encoding that it declares, or GB18030, which is warned of.
+
+    Raises ValueError for one of another encoding; FileNotFoundError where there is none.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"the file {path} does not exist")
+    content = path.read_bytes()
+    marked = "utf-16" if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
+    declared = "gb18030" if (declared or "").lower() in ("gb2312", "gbk") else declared  # what is written in their name
+    for encoding in [declared, marked, "gb18030"] if declared else [marked, "gb18030"]:
+        try:
+            text = content.decode(encoding)
+        except (UnicodeError, LookupError):
+            continue
+        if encoding == "gb18030" != declared:
+            warnings.warn(f"{path} is not UTF-8 and was read as GB18030 (Chinese); save it as UTF-8", stacklevel=2)
+        return text.removeprefix("\ufeff")
+    raise ValueError(f"{path} is no text in UTF-8, UTF-16 or GB18030; save it as UTF-8")
+
+
+def read_names(source: str | Path) -> list[str]:
+    """A dictionary of names: a text file with one a line, each taken once. Raises ValueError where it holds none."""
+    path = Path(source).expanduser()
+    if not path.is_file():
+        raise ValueError(f"no file {path}; expected a text file with one name a line")
+    names = list(dict.fromkeys(line.strip() for line in read_text(path).splitlines() if line.strip()))
+    if not names:
+        raise ValueError(f"{path} holds no name; expected one a line")
+    return names
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds. Raises ValueError for one that is none; FileNotFoundError where there is none."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(read_text(path))
     # bytes that are no text, text that is no JSON, brackets without an end
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON: {error}") from error

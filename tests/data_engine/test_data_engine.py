@@ -26,11 +26,12 @@ from trex2_mini.data_engine import (
     pseudo_label_quality,
     run_engine,
 )
-from trex2_mini.data_engine.engines import boxes_of, phrases_of, read_captions, read_names, similarities
+from trex2_mini.data_engine.engines import boxes_of, phrases_of, read_captions, similarities
 from trex2_mini.data_engine.phrases import find_parser
 from trex2_mini.datasets.registry import open_dataset
 from trex2_mini.datasets.statistics import check_pictures
 from trex2_mini.detector import Detections, Detector
+from trex2_mini.paths import read_names
 from trex2_mini.training.batches import DatasetBatches, open_batches
 from trex2_mini.training.sampling import sample_names
 

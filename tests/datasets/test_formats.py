@@ -16,6 +16,7 @@ from trex2_mini.datasets.counting import CountingDataset
 from trex2_mini.datasets.formats import lvis_dataset, prompt_name
 from trex2_mini.datasets.registry import open_dataset
 from trex2_mini.datasets.statistics import check_pictures, statistics
+from trex2_mini.images import UnreadablePicture
 from trex2_mini.paths import REPOSITORY
 
 SHARED = REPOSITORY.parent / "shared"
@@ -96,6 +97,12 @@ REPORTED = {  # what is wrong -> (change, part of the report, boxes left on pict
     "a box of no width": (box(5, 5, 0, 9), "a box of no size", 1),
     "a box of negative height": (box(5, 5, 9, -3), "a box of no size", 1),
     "a box outside the picture": (box(50, 5, 9, 9), "a box outside the picture", 1),
+    "boxes in shares": (lambda c: [a.update(bbox=[0.1, 0.1, 0.5, 0.3]) for a in c["annotations"]], "multiply x", 2),
+    "boxes as corners": (
+        lambda c: [a.update(bbox=b) for a, b in zip(c["annotations"], ([5, 5, 38, 28], [20, 5, 39, 29], [1, 2, 9, 9]))],
+        "subtract x1 from x2", 2,
+    ),
+    "one file twice": (change("images", 1, file_name="a.png"), "two images are the file 'a.png'", 2),
     "a wrong recorded size": (change("images", 0, width=80), "recorded as 80 x 30, is 40 x 30", 2),
 }  # fmt: skip
 MENDED = {  # nothing to report -> (change, boxes of picture 1)
@@ -104,6 +111,18 @@ MENDED = {  # nothing to report -> (change, boxes of picture 1)
     "a crowd": (change("annotations", 0, iscrowd=1), 1),
     "no area": (change("annotations", 0, remove="area"), 2),
     "no iscrowd": (change("annotations", 0, remove="iscrowd"), 2),
+    "an id such as 1.0": (change("images", 0, id=1.0), 2),
+    "ids of others such as 1.0": (change("annotations", 0, image_id=1.0, category_id=1.0), 2),
+    "an area that is null": (change("annotations", 0, area=None, iscrowd=None), 2),
+    "sizes as text": (change("images", 0, width="40", height=30.0), 2),
+    "polygons alone": (lambda c: c["annotations"][0].update(bbox=None, segmentation=[[5, 5, 15, 5, 15, 15]]), 2),
+    "another case": (change("images", 0, file_name="A.PNG"), 2),
+    "backslashes": (change("images", 0, file_name="images\\a.png"), 2),
+    "a folder too many": (change("images", 0, file_name="images/a.png"), 2),
+    "another machine": (change("images", 0, file_name="C:\\Users\\me\\set\\images\\a.png"), 2),
+    "a URL": (change("images", 0, file_name="https://host.org/x/a.png?token=1"), 2),
+    "a coco_url alone": (lambda c: c["images"][0].update(file_name=None, coco_url="http://images.org/val/a.png"), 2),
+    "Label Studio's path": (change("images", 0, file_name="/data/local-files/?d=set%2Fimages%2Fa.png"), 2),
     "no annotation id": (change("annotations", 0, remove="id"), 2),
     "no recorded size": (change("images", 0, remove="width"), 2),
     "a mask as run lengths": (change("annotations", 0, segmentation={"counts": "abc", "size": [30, 40]}), 2),
@@ -154,6 +173,21 @@ def test_what_is_mended_says_nothing(tmp_path, case):
     sample = dataset[0]
     assert len(sample.labels) == boxes and np.isfinite(sample.areas).all() and "café ☕" in dataset.names
     assert check_pictures(dataset, progress=False) == []
+
+
+def test_nothing_outside_the_folder_is_read(tmp_path):
+    """A file name that leads out of the set, or to two pictures of it, is no picture, however near one lies."""
+    inside = tmp_path / "set"
+    inside.mkdir()
+    Image.new("RGB", (9, 9)).save(tmp_path / "secret.png")
+    for name in ("../../secret.png", "../secret.png", str(tmp_path / "secret.png")):
+        dataset = open_dataset(str(write(inside, spoiled(change("images", 0, file_name=name)))))
+        with pytest.raises(UnreadablePicture, match=r"does not exist in .*holds none of"):
+            dataset[0]
+    names = {"images": [{"id": i, "file_name": f"/x/{part}/a.png"} for i, part in enumerate(("one", "two"), 1)]}
+    dataset = open_dataset(str(write(inside, SOUND | names)))
+    with pytest.raises(UnreadablePicture, match=r"a\.png would fit two pictures"):
+        dataset[0]
 
 
 def test_missing_and_broken_pictures_are_reported(tmp_path):
@@ -223,17 +257,56 @@ def test_pascal_voc(tmp_path, layout):
     assert dataset[0].labels.tolist() == [1]  # the difficult one is no target
 
 
+@pytest.mark.parametrize(
+    "declared, encoding",
+    [("gb2312", "gbk"), ("utf-8", "gbk"), ("utf-16", "utf-16"), ("latin-1", "latin-1")],
+)
+@pytest.mark.filterwarnings("ignore:.*GB18030")
+def test_the_encoding_that_an_xml_file_declares(tmp_path, declared, encoding):
+    name = "café" if encoding == "latin-1" else "猫咪"
+    Image.new("RGB", (40, 30)).save(tmp_path / "x.tif")
+    text = f'<?xml version="1.0" encoding="{declared}"?>' + VOC.format(file="C:\\set\\x.jpg").replace("cat", name)
+    (tmp_path / "x.xml").write_bytes(text.replace(">1</diff", ">true</diff").encode(encoding))
+    dataset = open_dataset(str(tmp_path))
+    assert dataset.names == sorted(["dog", name]) and len(dataset[0].boxes) == 1 and not dataset.problems
+
+
+def test_voc_in_shares_and_turned_pictures(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (40, 30)).save(tmp_path / "x.jpg", exif=exif)
+    (tmp_path / "x.xml").write_text(VOC.format(file="x.jpg"))
+    assert check_pictures(open_dataset(str(tmp_path)), progress=False) == []
+    shares = VOC.format(file="x.jpg")
+    for pixels, share in ((">10<", ">0.4<"), (">20<", ">0.9<"), (">5<", ">0.2<"), ("n>1<", "n>0.1<")):
+        shares = shares.replace(pixels, share)
+    (tmp_path / "x.xml").write_text(shares)
+    with pytest.warns(UserWarning, match="look like shares"):
+        assert len(open_dataset(str(tmp_path)).problems) == 1
+    (tmp_path / "x.jpg").unlink()
+    (tmp_path / "x.xml").write_text(VOC.format(file="x.jpg"))
+    assert "'x.jpg' does not exist" in check_pictures(open_dataset(str(tmp_path)), progress=False)[0]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "gb18030"])
+@pytest.mark.filterwarnings("ignore:.*GB18030")
+def test_json_in_other_encodings(tmp_path, encoding):
+    write(tmp_path, SOUND)
+    content = json.dumps(spoiled(change("categories", 0, name="猫咪")), ensure_ascii=False).replace("café ☕", "狗")
+    (tmp_path / "annotations.json").write_bytes(content.encode(encoding))
+    (tmp_path / "prompts.json").write_bytes('{"猫咪": "一只猫"}'.encode(encoding))
+    assert open_dataset(str(tmp_path)).names == ["一只猫", "狗"]
+
+
 @pytest.mark.parametrize("text, words", [
     ("<annotation>", "not XML"),
     ('<!DOCTYPE x [<!ENTITY a "b">]><annotation/>', "document type"),
-    (VOC.format(file="gone.jpg").replace("x.jpg", "gone.jpg"), "no picture"),
     ("<annotation><filename>x.jpg</filename><object><name>dog</name></object></annotation>", "no bndbox"),
     ("<annotation><filename>x.jpg</filename><object><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>5</xmax><ymax>5</ymax></bndbox></object></annotation>",
      "has no name"),
 ])  # fmt: skip
 def test_broken_voc_is_named(tmp_path, text, words):
-    if words != "no picture":
-        Image.new("RGB", (40, 30)).save(tmp_path / "x.jpg")
+    Image.new("RGB", (40, 30)).save(tmp_path / "x.jpg")
     (tmp_path / "x.xml").write_text(text)
     with pytest.raises(ValueError, match=words):
         open_dataset(str(tmp_path))

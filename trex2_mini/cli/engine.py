@@ -83,10 +83,11 @@ def visual(data: str, score: float, names: Path | None, probability: float, min_
     from trex2_mini.data_engine import engines
     from trex2_mini.datasets.registry import open_dataset
     from trex2_mini.datasets.scenes.catalogue import load_catalogue
+    from trex2_mini.paths import read_names
 
     dataset = open_dataset(data)
     head = {key: dataset.coco[key] for key in ("info", "licenses") if key in dataset.coco}
-    known = engines.read_names(names) if names else [c.name for c in load_catalogue() if not c.novel]
+    known = read_names(names) if names else [c.name for c in load_catalogue() if not c.novel]
     options = {"score": score, "probability": probability, "min_instances": min_instances}
     own = engines.VisualEngine(engines.boxes_of(dataset), known, **options)
     _run("visual", own, dataset.coco["images"], dataset.images, head, **run)

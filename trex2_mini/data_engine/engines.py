@@ -7,7 +7,6 @@ where the picture is not worth keeping.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +15,6 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torchvision.ops import box_iou
 
 from trex2_mini.annotations import pictures_in
@@ -24,8 +22,9 @@ from trex2_mini.boxes import xyxy_to_normalized
 from trex2_mini.data_engine.phrases import Parser, frequent_phrases, noun_phrases
 from trex2_mini.datasets.coco import CocoDataset
 from trex2_mini.detector import Detector, EncodedImage
+from trex2_mini.images import picture_size
 from trex2_mini.model.visual_prompt import RegionPrompts
-from trex2_mini.names import unique_names
+from trex2_mini.paths import read_json, read_text
 
 CAPTIONS = "captions.json"
 
@@ -154,10 +153,7 @@ def _short(value: float) -> float:
 
 def _captions_file(path: Path) -> dict:
     """COCO's captions format, checked."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
+    content = read_json(path)
     for kind, fields in (("images", {"id", "file_name"}), ("annotations", {"image_id", "caption"})):
         entries = content.get(kind) if isinstance(content, dict) else None
         if not isinstance(entries, list) or not all(isinstance(e, dict) and fields <= e.keys() for e in entries):
@@ -189,7 +185,7 @@ def read_captions(folder: str | Path) -> tuple[list[dict], Path, dict[int, list[
             " for each category"
         )
     classes = sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
-    texts = {} if classes else {path.stem: path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.txt"))}
+    texts = {} if classes else {path.stem: read_text(path) for path in sorted(folder.glob("*.txt"))}
     paths = [path for own in classes for path in pictures_in(own)]
     if texts:
         paths = [path for path in pictures_in(folder) if path.stem in texts]
@@ -220,25 +216,16 @@ def boxes_of(dataset: CocoDataset) -> dict[int, list[list[float]]]:
     for image_id, own in dataset.annotations_by_image().items():
         image = size[image_id]
         if "width" not in image or "height" not in image:
-            with Image.open(dataset.images / image["file_name"]) as picture:
-                image = image | dict(zip(("width", "height"), picture.size))
+            own_size = dataset.left_out.read(
+                image_id, lambda n: picture_size(dataset.pictures.find(n)), image["file_name"]
+            )
+            image = image | dict(zip(("width", "height"), own_size or (0, 0)))  # nothing lies on an unreadable one
         corners = [
             (max(x, 0), max(y, 0), min(x + w, image["width"]), min(y + h, image["height"]))
             for x, y, w, h in (a["bbox"] for a in own if not a.get("iscrowd", 0))
         ]
         found[image_id] = [list(c) for c in corners if c[2] - c[0] >= 1 and c[3] - c[1] >= 1 and max(c) > 1]
     return found
-
-
-def read_names(source: str | Path) -> list[str]:
-    """A dictionary of names: a text file with one a line. Raises ValueError where it holds none."""
-    path = Path(source).expanduser()
-    if not path.is_file():
-        raise ValueError(f"no file {path}; expected a text file with one name a line")
-    names = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    if not names:
-        raise ValueError(f"{path} holds no name; expected one a line")
-    return unique_names(names)
 
 
 def check_thresholds(engine: TextEngine | VisualEngine) -> None:

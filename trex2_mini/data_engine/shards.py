@@ -26,6 +26,7 @@ from tqdm import tqdm
 from trex2_mini.annotations import bring
 from trex2_mini.checkpoint import file_hash, load_model
 from trex2_mini.data_engine.engines import TextEngine, VisualEngine, check_thresholds
+from trex2_mini.datasets.pictures import Pictures
 from trex2_mini.detector import Detector
 from trex2_mini.evaluation.provenance import describe_code
 from trex2_mini.images import LeftOut, load_image
@@ -121,7 +122,8 @@ class _Worker:
     def __init__(
         self, engine: TextEngine | VisualEngine, parts: list[list[dict]], folder: Path, shards: Path, checkpoint: str
     ):
-        self.engine, self.parts, self.folder, self.shards = engine, parts, folder, shards
+        self.engine, self.parts, self.shards = engine, parts, shards
+        self.pictures = Pictures(folder, [image["file_name"] for part in parts for image in part])
         self.left_out = LeftOut(sum(map(len, parts)))  # each process leaves out so many: all together stay few
         self.detector = Detector.load(checkpoint)
         if engine.names:  # encoded once, in one order: the last bits of an embedding depend on what it is encoded with
@@ -133,7 +135,7 @@ class _Worker:
         return number
 
     def _record(self, entry: dict) -> dict:
-        image = self.left_out.read(entry["id"], load_image, self.folder / entry["file_name"])
+        image = self.left_out.read(entry["id"], lambda name: load_image(self.pictures.find(name)), entry["file_name"])
         if image is None:  # collections from the web have broken pictures
             return {"id": entry["id"], "unreadable": self.left_out[entry["id"]], "labels": []}
         labels = self.engine.label(self.detector, entry["id"], image)
@@ -196,6 +198,7 @@ def _merge(
     Categories are the names with boxes and the dictionary's others, by name. "negative" says whether training may draw
     a name as a negative, "count" in how many pictures' captions it is (text engine).
     """
+    pictures = Pictures(folder, [image["file_name"] for image in images])
     entry_of = {image["id"]: image for image in images}
     kept = [record for record in records if record["labels"]]
     dictionary, with_boxes = engine.dictionary, {label["name"] for record in kept for label in record["labels"]}
@@ -206,7 +209,9 @@ def _merge(
         for label in record["labels"]:
             own = {"id": len(annotations) + 1, "image_id": record["id"], "category_id": category[label["name"]]}
             extra = {key: value for key, value in label.items() if key != "name"}
-            annotations.append(own | extra | {"area": round(label["bbox"][2] * label["bbox"][3], 2), "iscrowd": 0})
+            annotations.append(
+                own | extra | {"area": round(label["bbox"][2] * label["bbox"][3], 2), "iscrowd": 0, "segmentation": []}
+            )
     info = {
         "description": f"pseudo-labels of the {engine.kind} engine",
         "source": head.get("info"),
@@ -215,8 +220,8 @@ def _merge(
     }
     coco = {
         "info": info,
-        **({"licenses": head["licenses"]} if "licenses" in head else {}),
-        "images": [entry_of[r["id"]] | {"height": r["height"], "width": r["width"]} for r in kept],
+        "licenses": head.get("licenses", []),
+        "images": [],
         "annotations": annotations,
         "categories": [
             {"id": number, "name": name, "negative": name in dictionary}
@@ -225,8 +230,10 @@ def _merge(
         ],
     }
     for record in kept:
-        file = entry_of[record["id"]]["file_name"]
-        bring(folder / file, out / "images" / file)
+        path = pictures.find(entry_of[record["id"]]["file_name"])
+        own = {"file_name": path.relative_to(folder).as_posix(), "height": record["height"], "width": record["width"]}
+        coco["images"].append(entry_of[record["id"]] | own)
+        bring(path, out / "images" / own["file_name"])
     write_text(out / "annotations.json", json.dumps(coco, ensure_ascii=False))
     return {
         "images": len(images),

@@ -11,8 +11,11 @@
 | iscrowd | no target and no prompt; evaluation ignores what falls on it |
 | two annotations with one id | both stay (ids of annotations are numbered anew where they matter), reported |
 | ids written as text ("7"), names with spaces around | read as meant, reported |
-| no area, no iscrowd | the box's area, 0 |
-| a file name with Windows' slashes | they are read as / |
+| ids and sizes such as 7.0, sizes written as text | read as meant |
+| no file_name but a coco_url (LVIS) | the picture is looked for by the URL's end (pictures.py) |
+| no bbox but polygons | the polygons' box |
+| no area, no iscrowd, or null | the box's area, 0 |
+| one file listed twice; boxes that look like shares of the picture or like corners | reported, with what to do |
 | a recorded size that is not the picture's | the picture's counts; `data check` reports it |
 | a picture that is missing or cannot be read | `data check` reports it; reading it raises an error that names it |
 | two categories with one name | both stay, reported: a text prompt cannot tell them apart |
@@ -24,9 +27,13 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+
+from trex2_mini.datasets.pictures import name_parts
 
 FIELDS = {
     "images": ("id", "file_name"),
@@ -37,6 +44,7 @@ FIELDS = {
 
 def cleaned(coco: Any, path: Path) -> tuple[dict, list[str]]:
     """A parsed annotation file after the table above, and what was found wrong with it, by name. Raises ValueError."""
+    coco = _completed(coco)
     check_entries(coco, path, FIELDS)
     problems: list[str] = []
     for place, image in enumerate(coco["images"]):
@@ -47,10 +55,9 @@ def cleaned(coco: Any, path: Path) -> tuple[dict, list[str]]:
             ids = image.get(key, [])
             if not isinstance(ids, list) or not all(isinstance(i, int) for i in ids):
                 raise ValueError(f"{path}: images[{place}] has {key} {ids!r:.80}; expected a list of category ids")
-    images = [
-        entry | {"id": _whole(entry["id"], "image", path, problems), "file_name": entry["file_name"].replace("\\", "/")}
-        for entry in coco["images"]
-    ]
+    images = [_sized(entry) | {"id": _whole(entry["id"], "image", path, problems)} for entry in coco["images"]]
+    twice = _repeated("/".join(name_parts(image["file_name"])) for image in images)
+    problems += [f"two images are the file {name!r}: it counts twice; list it once" for name in twice]
     categories = [
         entry | {"id": _whole(entry["id"], "category", path, problems), "name": _name(entry, path, problems)}
         for entry in coco["categories"]
@@ -71,6 +78,8 @@ def cleaned(coco: Any, path: Path) -> tuple[dict, list[str]]:
         if not _four_numbers(entry["bbox"]):
             raise ValueError(f"{path}: bbox must be [x, y, width, height], got {entry['bbox']!r}")
         for key in ("area", "iscrowd"):
+            if entry.get(key, 0) is None:
+                del entry[key]
             if not isinstance(entry.get(key, 0), (int, float)):
                 raise ValueError(f"{path}: annotations[{place}] has {key} {entry[key]!r:.80}; expected a number")
         if not isinstance(entry.get("id", 0), (int, str)):
@@ -81,7 +90,67 @@ def cleaned(coco: Any, path: Path) -> tuple[dict, list[str]]:
         annotations.append(entry)
     repeated = _repeated(entry["id"] for entry in annotations if "id" in entry)
     problems += [f"two annotations have the id {i}" for i in repeated]
+    sizes = {image["id"]: (image.get("width"), image.get("height")) for image in images}
+    problems += doubtful_boxes((entry["bbox"], *sizes[entry["image_id"]]) for entry in annotations)
     return coco | {"images": images, "categories": categories, "annotations": annotations}, problems
+
+
+def doubtful_boxes(boxes: Iterable[tuple[Sequence[float], float | None, float | None]]) -> list[str]:
+    """What a set's (bbox [x, y, width, height], picture's width, its height) look like, if not like COCO's."""
+    known = [(*box, width, height) for box, width, height in boxes if width and height]
+    x, y, w, h, width, height = np.array(known, dtype=float).reshape(-1, 6).T
+    if not known or min(w.min(), h.min()) <= 0:
+        return []
+    if max(x.max(), y.max(), w.max(), h.max()) <= 1 < min(width.min(), height.min()) / 4:
+        return [
+            f"all {len(known)} boxes lie in 0..1 and look like shares of the picture; COCO's are pixels: "
+            "multiply x and width by the picture's width, y and height by its height"
+        ]
+    out = (x + w > width + 2) | (y + h > height + 2)
+    if out.any() and ((w > x) & (h > y) & (w <= width) & (h <= height)).all():
+        return [
+            f"all {len(known)} boxes look like corners [x1, y1, x2, y2]; COCO's are [x, y, width, height], as which "
+            f"{out.sum()} leave their picture: subtract x1 from x2 and y1 from y2"
+        ]
+    return []
+
+
+def _completed(coco: Any) -> Any:
+    """The file_name of images that have a coco_url alone, the bbox of annotations that have polygons alone."""
+    if not isinstance(coco, dict):
+        return coco
+    lists = {}
+    for kind, complete in (("images", _named), ("annotations", _boxed)):
+        if isinstance(coco.get(kind), list):
+            lists[kind] = [complete(entry) if isinstance(entry, dict) else entry for entry in coco[kind]]
+    return coco | lists
+
+
+def _named(image: dict) -> dict:
+    url = image.get("coco_url")
+    return image | {"file_name": url} if image.get("file_name") is None and isinstance(url, str) else image
+
+
+def _boxed(annotation: dict) -> dict:
+    if annotation.get("bbox"):
+        return annotation
+    try:
+        points = np.concatenate([np.asarray(p, dtype=float).reshape(-1, 2) for p in annotation["segmentation"]])
+        (x1, y1), (x2, y2) = points.min(0).tolist(), points.max(0).tolist()
+    except (KeyError, TypeError, ValueError, OverflowError):  # no polygons: the bbox is missed, and said to be
+        return annotation
+    return annotation | {"bbox": [x1, y1, x2 - x1, y2 - y1]}
+
+
+def _sized(image: dict) -> dict:
+    """width and height as whole numbers; without them where they are none."""
+    image = dict(image)
+    for key in ("width", "height"):
+        try:
+            image[key] = int(float(image[key]))
+        except (KeyError, TypeError, ValueError, OverflowError):
+            image.pop(key, None)
+    return image
 
 
 def check_entries(coco: Any, path: Path, fields: Mapping[str, tuple[str, ...]]) -> None:
@@ -103,6 +172,8 @@ def _require(entry: object, keys: tuple[str, ...], where: str, path: Path) -> No
 def _whole(value: Any, what: str, path: Path, problems: list[str]) -> int:
     if isinstance(value, int) and not isinstance(value, bool):
         return value
+    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
+        return int(value)
     if isinstance(value, str) and re.fullmatch(r"\s*-?[0-9]{1,18}\s*", value):
         text = f"{what} ids are written as text"
         if text not in problems:

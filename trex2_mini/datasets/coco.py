@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
 from trex2_mini.datasets.check import cleaned
+from trex2_mini.datasets.holdings import Holdings
+from trex2_mini.datasets.pictures import Pictures
 from trex2_mini.datasets.sample import Sample
 from trex2_mini.images import LeftOut, UnreadablePicture, load_image
 from trex2_mini.paths import read_json
@@ -19,8 +22,10 @@ class CocoDataset:
 
     Args:
         annotations: the JSON file.
-        images: the folder that the pictures' `file_name` is relative to.
+        images: the folder that the pictures' `file_name` is relative to, or of which it names the last part
+            (pictures.py).
         content: the annotations, if they do not come from the file (which then only gives the set its name).
+        problems: what a reader of another format found wrong already.
 
     Raises:
         ValueError: the file is no COCO annotation file, or names a category or picture that it does not list. What is
@@ -31,7 +36,9 @@ class CocoDataset:
     left_out: the pictures that `read` could not read, {image id: why}; `left_out.most` is how many may be.
     """
 
-    def __init__(self, annotations: Path | str, images: Path | str, content: dict | None = None) -> None:
+    def __init__(
+        self, annotations: Path | str, images: Path | str, content: dict | None = None, problems: Sequence[str] = ()
+    ) -> None:
         self.path, self.images = Path(annotations), Path(images)
         if content is None:
             if not self.path.is_file():
@@ -39,7 +46,8 @@ class CocoDataset:
             content = read_json(self.path)
         if not self.images.is_dir():
             raise FileNotFoundError(f"the picture folder {self.images} does not exist")
-        self.coco, self.problems = cleaned(content, self.path)
+        self.coco, found = cleaned(content, self.path)
+        self.problems = [*problems, *found]
         if self.problems:
             more = f" and {len(self.problems) - 3} more" if len(self.problems) > 3 else ""
             warnings.warn(
@@ -51,6 +59,7 @@ class CocoDataset:
         self._label = {category_id: label for label, category_id in enumerate(self.category_ids)}
         self._annotations = self.annotations_by_image()
         self.left_out = LeftOut(len(self))
+        self.pictures = Pictures(self.images, [image["file_name"] for image in self.coco["images"]])
 
     def _prompts(self, names: list[str]) -> list[str]:
         """The names, but for those that prompts.json beside the annotation file gives a better phrase: {"name":
@@ -73,6 +82,18 @@ class CocoDataset:
             grouped[annotation["image_id"]].append(annotation)
         return grouped
 
+    @cached_property
+    def holdings(self) -> Holdings:
+        """Which pictures hold which label; crowds do not count."""
+        index_of = {image["id"]: index for index, image in enumerate(self.coco["images"])}
+        pairs = [
+            (self._label[a["category_id"]], index_of[a["image_id"]])
+            for a in self.coco["annotations"]
+            if not a.get("iscrowd", 0)
+        ]
+        labels, pictures = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
+        return Holdings.of(labels, pictures, len(self.names))
+
     def __len__(self) -> int:
         return len(self.coco["images"])
 
@@ -90,7 +111,7 @@ class CocoDataset:
         """
         entry = self.coco["images"][index]
         try:
-            image = load_image(self.images / entry["file_name"])
+            image = load_image(self.pictures.find(entry["file_name"]))
         except UnreadablePicture as error:
             raise type(error)(f"picture {entry['id']} of {self.path}: {error}") from error
         height, width = image.shape[:2]

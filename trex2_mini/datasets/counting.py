@@ -15,8 +15,9 @@ import numpy as np
 
 from trex2_mini.datasets.check import FIELDS, check_entries
 from trex2_mini.datasets.coco import CocoDataset
+from trex2_mini.datasets.pictures import Pictures
 from trex2_mini.images import LeftOut, load_image
-from trex2_mini.paths import read_json
+from trex2_mini.paths import read_json, read_text
 
 SPLITS = ("train", "val", "test")
 EXEMPLARS = 3
@@ -69,7 +70,7 @@ class CountingDataset:
 
     def __getitem__(self, index: int) -> CountingSample:
         folder, entry = self._entries[index]
-        return CountingSample(load_image(folder / entry["file_name"]), **entry)
+        return CountingSample(load_image(Pictures(folder, ()).find(entry["file_name"])), **entry)
 
 
 def _read(path: Path) -> dict:
@@ -93,7 +94,7 @@ def _fsc147(folder: Path, split: str) -> list[tuple[Path, dict]]:
     images = images if images.is_dir() else folder / "images"  # emoji-count
     boxes_of = _boxes_beside(folder / "annotations.json")
     classes = {}
-    for line in (folder / "ImageClasses_FSC147.txt").read_text(encoding="utf-8", errors="replace").splitlines():
+    for line in read_text(folder / "ImageClasses_FSC147.txt").splitlines():
         file, _, name = line.partition("\t")
         classes[file.strip()] = name.strip()
     entries = []
@@ -128,10 +129,8 @@ def _fscd_lvis(folder: Path, split: str) -> list[tuple[Path, dict]]:
     file = f"instances_{split}.json"
     if not (folder / file).is_file() and (folder / "annotations.json").is_file():
         file = "annotations.json"
-    instances, count_file = (
-        CocoDataset(folder / file, folder, _read(folder / file)).coco,
-        folder / f"count_{split}.json",
-    )
+    instances = CocoDataset(folder / file, folder, _read(folder / file)).coco
+    count_file = folder / f"count_{split}.json"
     counting = _read(count_file)
     check_entries(counting, count_file, {"images": (), "annotations": ("image_id", "boxes")})
     names = {c["id"]: c["name"] for c in instances["categories"]}
@@ -152,10 +151,8 @@ def _fscd_lvis(folder: Path, split: str) -> list[tuple[Path, dict]]:
     for image in instances["images"]:
         if image["id"] not in exemplars_of:
             raise ValueError(f"{count_file} has no exemplar boxes of picture {image['id']}")
-        boxes, exemplars = (
-            _xyxy(boxes_of.get(image["id"], []), folder / file),
-            _xyxy(exemplars_of[image["id"]], count_file),
-        )
+        boxes = _xyxy(boxes_of.get(image["id"], []), folder / file)
+        exemplars = _xyxy(exemplars_of[image["id"]], count_file)
         name = names.get(category_of.get(image["id"], -1), "object")
         entry = {"exemplars": exemplars[:EXEMPLARS], "count": len(boxes), "name": name, "boxes": boxes}
         entries.append((folder / "images", entry | {"file_name": image["file_name"]}))

@@ -6,11 +6,11 @@ from __future__ import annotations
 from collections import Counter
 
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
+from trex2_mini.datasets.check import doubtful_boxes
 from trex2_mini.datasets.coco import CocoDataset
-from trex2_mini.images import UnreadablePicture, load_image
+from trex2_mini.images import UnreadablePicture, load_image, picture_size
 
 
 def statistics(dataset: CocoDataset) -> dict:
@@ -46,27 +46,24 @@ def check_pictures(dataset: CocoDataset, progress: bool = True, decode: bool = F
 
     decode: read every file's pixels, not only its header: finds those that are cut short.
     """
-    problems, boxes_of = [], dataset.annotations_by_image()
+    problems, boxes_of, seen = [], dataset.annotations_by_image(), []
     for image in tqdm(dataset.coco["images"], desc="checking", unit="picture", disable=not progress):
-        path = dataset.images / image["file_name"]
         try:
-            with Image.open(path) as picture:
-                turned = picture.getexif().get(0x0112, 1) >= 5
-                width, height = picture.size[::-1] if turned else picture.size
+            path = dataset.pictures.find(image["file_name"])
+            width, height = picture_size(path)
             if decode:
                 load_image(path)
-        except (OSError, SyntaxError, UnreadablePicture) as error:
-            problems.append(
-                f"picture {image['id']}: {path} {'does not exist' if not path.exists() else f'is unreadable: {error}'}"
-            )
+        except UnreadablePicture as error:
+            problems.append(f"picture {image['id']} is unreadable: {error}")
             continue
         recorded = image.get("width", width), image.get("height", height)
         if recorded != (width, height):
             problems.append(f"picture {image['id']}: recorded as {recorded[0]} x {recorded[1]}, is {width} x {height}")
+        seen += [(annotation["bbox"], width, height) for annotation in boxes_of[image["id"]]]
         for annotation in boxes_of[image["id"]]:
             x, y, w, h = annotation["bbox"]
             if w <= 0 or h <= 0:
                 problems.append(f"picture {image['id']}: a box of no size, {annotation['bbox']}")
             elif x >= width or y >= height or x + w <= 0 or y + h <= 0:
                 problems.append(f"picture {image['id']}: a box outside the picture, {annotation['bbox']}")
-    return problems
+    return [said for said in doubtful_boxes(seen) if said not in dataset.problems] + problems

@@ -102,7 +102,7 @@ class Session:
         """The picture's features, from the detector or from the last time."""
         if name not in self._encodings:
             start = time.perf_counter()
-            self._encodings[name] = self.detector.encode(self.image(name))
+            self._encodings[name] = self.detector.encode(self.sources[name])
             self.history.append({"image": name, "what": "encode", "ms": 1000 * (time.perf_counter() - start)})
         self._encodings.move_to_end(name)
         while len(self._encodings) > KEPT_ENCODINGS:

@@ -24,6 +24,7 @@ import numpy as np
 from trex2_mini import annotations
 from trex2_mini.detector import DEFAULT_NAME, Detections, Detector
 from trex2_mini.interactive.canvas import PromptCanvas, as_proposals, data_url, undecided
+from trex2_mini.interactive.search_tab import SearchTab
 from trex2_mini.interactive.session import Session, pictures_of
 from trex2_mini.names import name_key, split_names, unique_names
 
@@ -351,12 +352,10 @@ class PromptStudio(ipywidgets.VBox):
         self.beta = ipywidgets.FloatSlider(
             0.3, min=0, max=2, step=0.05, description="Beta", tooltip="how much a negative prompt takes", **one_line
         )
-        self.counts, self.timing, self.message, self.gallery = (
-            ipywidgets.HTML(),
-            ipywidgets.HTML(),
-            ipywidgets.HTML(),
-            ipywidgets.HBox(),
-        )
+        self.counts = ipywidgets.HTML()
+        self.timing = ipywidgets.HTML()
+        self.message = ipywidgets.HTML()
+        self.gallery = ipywidgets.HBox()
         self.gallery.layout.flex_flow = "row wrap"
         self.upload = ipywidgets.FileUpload(accept="image/*", multiple=True, description="Upload")
         path, bank_path, export_path = (
@@ -389,29 +388,11 @@ class PromptStudio(ipywidgets.VBox):
             ),
         }
         button = {name: self._button(name, *given) for name, given in actions.items()}
-        named = {
-            "image": self.chooser,
-            "path": path,
-            "upload": self.upload,
-            "workflow": self.workflow,
-            "text": self.text,
-            "counts": self.counts,
-        }
-        named |= {
-            "negative-text": self.negative_text,
-            "threshold": self.threshold,
-            "beta": self.beta,
-            "timing": self.timing,
-            "message": self.message,
-        }
-        named |= {
-            "gallery": self.gallery,
-            "bank-path": bank_path,
-            "official": official,
-            "export-path": export_path,
-            "format": form,
-        }
-        for name, control in named.items():
+        names = "image path upload workflow text counts negative-text threshold beta timing message gallery".split()
+        controls = [self.chooser, path, self.upload, self.workflow, self.text, self.counts, self.negative_text]
+        controls += [self.threshold, self.beta, self.timing, self.message, self.gallery]
+        names += ["bank-path", "official", "export-path", "format"]
+        for name, control in zip(names, [*controls, bank_path, official, export_path, form], strict=True):
             control.add_class(f"trex-studio-{name}")
         for control in (self.workflow, self.text, self.negative_text, self.beta):
             control.observe(self._when_user(self.answer), "value")
@@ -421,6 +402,7 @@ class PromptStudio(ipywidgets.VBox):
         self.canvas.observe(self._when_user(self.answer), "prompts")
         self.canvas.observe(self._when_user(self._review), "detections")
         self.canvas.observe(self._when_user(self._save), ["categories", "active"])
+        self.finder = SearchTab(self)
         rows = [
             [self.chooser, path, button["add"], self.upload],
             [self.workflow, self.threshold, self.beta],
@@ -431,6 +413,7 @@ class PromptStudio(ipywidgets.VBox):
             [button["collect"], bank_path, button["save-bank"], button["load-bank"], official],
             [self.gallery],
             [export_path, form, button["export"], button["detect-folder"]],
+            [self.finder],
         ]
         row = partial(ipywidgets.HBox, layout={"flex_flow": "row wrap", "align_items": "center"})
         return [*map(row, rows), self.canvas, self.timing, self.message, *map(row, below)]

@@ -29,7 +29,7 @@ ABSENT = -1e4  # the logit of a query that stands for nothing: no score, no grad
 @dataclass
 class DecoderOutput:
     """logits [B, Q, C] (before the sigmoid; absent prompts are -inf) and boxes [B, Q, 4] (cxcywh in 0..1 of each
-    image).
+    image). queries [B, Q, D]: what is compared with the prompts (eq. 8), of the last layer.
 
     With `auxiliary`, also one such output for each earlier layer and, last, for the encoder's selection, and `tokens`
     [B, N, C], the logits of
@@ -41,6 +41,7 @@ class DecoderOutput:
     auxiliary: list[DecoderOutput] = field(default_factory=list)
     denoising: list[DecoderOutput] = field(default_factory=list)
     tokens: Tensor | None = None
+    queries: Tensor | None = None
 
 
 class DecoderLayer(nn.Module):
@@ -152,6 +153,7 @@ class BoxDecoder(nn.Module):
                 outputs.append(DecoderOutput(logits[:, extra:], boxes[:, extra:]))
                 noisy.append(DecoderOutput(logits[:, :extra], boxes[:, :extra]))
         final = outputs[-1]
+        final.queries = normed[:, extra:]
         if auxiliary:
             final.auxiliary, final.tokens = [*outputs[:-1], selected], tokens
             final.denoising = noisy if extra else []

@@ -1,0 +1,150 @@
+"""How well pictures are found: retrieval on a labelled set, by words, by an example, by both; and how fast.
+
+A question is a category. Right are the pictures that are annotated with it; the picture that its example lies on is
+left out of all its rankings. AP is the mean, over the right pictures, of the precision at their rank; mAP its mean over
+questions. Recall at k is the share of the right pictures among the first k, at most k of them counted as findable.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from trex2_mini.datasets.coco import CocoDataset
+from trex2_mini.detector import Detector
+from trex2_mini.evaluation.provenance import describe_code, describe_dataset
+from trex2_mini.evaluation.trial import open_detector, opened
+from trex2_mini.model.image_encoder import ImageFeatures
+from trex2_mini.search.index import PhotoIndex
+from trex2_mini.search.rank import SHORTLIST, question, search
+
+CUTS, KEPT, CHANCE = (1, 5, 10), 10, 20  # k of recall; first pictures that a shortlist is to keep; random orders
+
+
+@torch.inference_mode()
+def measure_search(
+    checkpoint: str | Path | Detector,
+    data: str | Path | CocoDataset,
+    pictures: int | None = None,
+    questions: int | None = None,
+    seed: int = 0,
+    shortlists: Sequence[int] = (10, SHORTLIST, 50),
+    progress: bool = True,
+) -> dict:
+    """Picture retrieval: {"text" | "visual" | "both": {"index" | "shortlist" | "everything" | "random": scores,
+    "kept": {length of a shortlist: share of everything's first 10 that it holds}}}, and what it was measured on.
+
+    pictures, questions  so many are drawn by the seed; None: all. A question needs two pictures: one for its example.
+    index, shortlist, everything  the index alone ranks; the detector ranks the first SHORTLIST of it; or all pictures
+    Raises ValueError where no category is on two pictures.
+    """
+    detector, weights = open_detector(checkpoint)
+    dataset, draw = opened(data), np.random.default_rng(seed)
+    chosen = draw.permutation(len(dataset))[:pictures]
+    samples = [dataset[int(place)] for place in chosen]
+    holds = np.array([np.isin(np.arange(len(dataset.names)), sample.labels) for sample in samples])  # [pictures, names]
+    labels = draw.permutation(np.flatnonzero(holds.sum(0) >= 2))[:questions]
+    if not len(labels):
+        raise ValueError(f"{dataset.path}: no category is on two of the {len(samples)} pictures")
+    examples = np.array([draw.choice(np.flatnonzero(holds[:, label])) for label in labels])
+    asked = torch.stack([_asked(detector, dataset.names[n], samples[e], n) for n, e in zip(labels, examples)], 1)
+    everything, indexed = torch.zeros(2, len(samples), 3, len(labels))
+    with TemporaryDirectory() as folder:
+        index = PhotoIndex(detector, folder)
+        for place, sample in enumerate(tqdm(samples, desc="looking", unit="picture", disable=not progress)):
+            row = index.row(sample.image).half().float()[:, : asked.shape[-1]]
+            indexed[place] = (
+                detector.model.box_decoder.logits(row[None], asked.flatten(0, 1)[None], None)[0].amax(0).view(3, -1)
+            )
+            everything[place] = _alone(detector, detector.encode_batch([sample.image]), asked.flatten(0, 1)).view(3, -1)
+        result: dict = {"bytes_a_picture": index.bytes_a_picture}
+    for kind, modality in enumerate(("text", "visual", "both")):
+        rankings: dict[str, list[dict]] = {"index": [], "shortlist": [], "everything": [], "random": []}
+        kept = {length: [] for length in shortlists}
+        for name, (label, example) in enumerate(zip(labels, examples)):
+            rest = np.arange(len(samples)) != example
+            right, full = holds[rest, label], everything[rest, kind, name].numpy()
+            alone = indexed[rest, kind, name].numpy()
+            order = np.argsort(-alone, kind="stable")
+            short = alone - 1e6  # behind the shortlist the index's order stands
+            short[order[:SHORTLIST]] = full[order[:SHORTLIST]]
+            for way, scores in (("index", alone), ("shortlist", short), ("everything", full)):
+                rankings[way].append(retrieval_scores(scores, right))
+            rankings["random"] += [retrieval_scores(draw.random(len(right)), right) for _ in range(CHANCE)]
+            first = np.argsort(-full, kind="stable")[:KEPT]
+            for length in shortlists:
+                kept[length].append(np.isin(first, order[:length]).mean())
+        result[modality] = {
+            way: {key: round(float(np.mean([own[key] for own in each])), 4) for key in each[0]}
+            for way, each in rankings.items()
+        } | {"kept": {str(length): round(float(np.mean(own)), 4) for length, own in kept.items()}}
+    about = {"pictures": len(samples), "questions": len(labels), "seed": seed, "shortlist": SHORTLIST}
+    return result | about | weights | {"data": describe_dataset(dataset)} | describe_code()
+
+
+def _alone(detector: Detector, features: ImageFeatures, prompts: Tensor) -> Tensor:
+    """The best logit of each of `prompts` [C, D] on one picture, each asked alone: [C]. They are decoded as a batch."""
+    detector.model.decode(features, prompts[:1])  # keeps what every question needs
+    parts = [features.tokens, features.padding, features.centres, features.valid, *features.kept.values()]
+    tokens, padding, centres, valid, *kept = (part.expand(len(prompts), *part.shape[1:]) for part in parts)
+    same = dict(zip(features.kept, kept))
+    features = ImageFeatures(tokens, features.shapes, padding, centres, valid, features.sizes * len(prompts), same)
+    return detector.model.decode(features, prompts[:, None]).logits.amax((1, 2))
+
+
+def _asked(detector: Detector, name: str, sample, label: int) -> Tensor:
+    """A question as words, as one example box, and as both: [3, D]."""
+    box = {"boxes": {name: sample.boxes[sample.labels == label][:1]}}
+    ways = ({"text": [name]}, {"image": sample.image, **box}, {"text": [name], "image": sample.image, **box})
+    return torch.cat([question(detector, **way).embeddings for way in ways])
+
+
+def retrieval_scores(scores: np.ndarray, right: np.ndarray) -> dict[str, float]:
+    """{"AP", "R@1", "R@5", "R@10"} in 0..1 of pictures ranked by `scores` [N], of which those of `right` [N] (bool, one
+    at least) are to come first.
+    """
+    found = right[np.argsort(-scores, kind="stable")]
+    ranks = np.flatnonzero(found) + 1
+    recall = {f"R@{k}": float(found[:k].sum() / min(k, len(ranks))) for k in CUTS}
+    return {"AP": float((np.arange(1, len(ranks) + 1) / ranks).mean())} | recall
+
+
+def time_search(
+    detector: Detector, folder: str | Path, words: Sequence[str], simulated: int = 100_000, progress: bool = True
+) -> dict:
+    """Seconds to index a folder (in a temporary place), and of a question to it and to `simulated` pictures.
+
+    "first_question" waits for what is loaded once. "question" is the median over `words`, of it "index" the scores;
+    "question_index_only" is without the detector. Simulated are the index's rows, repeated; the shortlist costs what it
+    costs here.
+    """
+    with TemporaryDirectory() as place:
+        index, start = PhotoIndex(detector, folder, place), time.perf_counter()
+        counts = index.update(progress)
+        result = {**counts, "seconds_to_index": time.perf_counter() - start, "bytes_a_picture": index.bytes_a_picture}
+        ask = {"first_question": [words[0]], "question": words[1:], "question_index_only": words[1:]}
+        for key, each in ask.items():
+            shortlist = 0 if key == "question_index_only" else SHORTLIST
+            result[key] = float(np.median([_seconds(search, index, word, shortlist=shortlist) for word in each]))
+        prompts = question(detector, words[0]).embeddings
+        result["index"] = _seconds(index.scores, prompts)
+        rows = (Path(place) / "vectors.f16").read_bytes()
+        with open(Path(place) / "vectors.f16", "wb") as large:
+            for _ in range(math.ceil(simulated * index.bytes_a_picture / len(rows))):
+                large.write(rows)
+        result |= {"simulated": simulated, "index_simulated": _seconds(index.scores, prompts)}
+    return result | {"question_simulated": result["question"] - result["index"] + result["index_simulated"]}
+
+
+def _seconds(act, *arguments, **options) -> float:
+    start = time.perf_counter()
+    act(*arguments, **options)
+    return time.perf_counter() - start
