@@ -79,14 +79,14 @@ def run(
 
 def as_table(result: dict) -> str:
     """A result of `run` as aligned text."""
-    table = pd.DataFrame(result["rows"])
+    columns = ["what", "ours", "value", "reference", "reference_value", "ratio", "goal"]
+    table = pd.DataFrame(result["rows"], columns=[*columns, "unit"])
     for column in ("value", "reference_value"):
         table[column] = [_number(value, unit) for value, unit in zip(table[column], table["unit"])]
     table["ratio"] = ["" if pd.isna(ratio) else f"{ratio:.2f}x" for ratio in table["ratio"]]
     table["goal"] = [f">= {goal:g}" if goal else "" for goal in table["goal"].fillna(0)]
-    table = table[["what", "ours", "value", "reference", "reference_value", "ratio", "goal"]]
     sides = ("left", "left", "right", "left", "right", "right", "left")
-    lines = table.to_markdown(
+    lines = table[columns].to_markdown(
         index=False, tablefmt="plain", headers=["what", "ours", "", "reference", "", "ratio", "goal"], colalign=sides,
         disable_numparse=True,
     )  # fmt: skip

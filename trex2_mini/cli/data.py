@@ -90,6 +90,7 @@ def cutouts(name: str, out: Path, least: int) -> None:
 
     Examples:
     trex2 data cutouts coco-train2017 data/cutouts
+    trex2 data cutouts my/set my/cutouts --least 48
     """
     from trex2_mini.datasets.cutout_sets import make_library
     from trex2_mini.datasets.registry import open_dataset
@@ -107,6 +108,7 @@ def cutouts_val(library: Path, photographs: str | None) -> None:
     """Make the set cutouts-val: scenes of those cut-outs of a library that no training uses, under TREX2_DATA.
 
     Examples:
+    trex2 data cutouts-val data/cutouts
     trex2 data cutouts-val data/cutouts --photographs coco-val2017
     """
     from trex2_mini.datasets.cutout_sets import make_cutouts_val

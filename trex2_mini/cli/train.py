@@ -50,6 +50,7 @@ def train(
     trex2 train --run runs/mine
     trex2 train --run runs/two --text-data emoji --visual-data emoji=1 my/boxes=2 --set visual_per_text=1
     trex2 train --run runs/mine --start-from nano-emoji --data emoji=0.3 my/folder=0.7 --set steps=2000 lr=3e-4
+    trex2 train --config my/config.json --data cutouts:data/cutouts=0.4 coco-train2017=0.6 --set short_sides=224,256,288
     torchrun --nproc-per-node 8 -m trex2_mini train --preset swin_t --data coco-train2017 --device cuda --out runs/t
     """
     from trex2_mini import config as configs

@@ -37,18 +37,8 @@ from trex2_mini.paths import REPOSITORY, write_text
 NOTEBOOKS = REPOSITORY / "notebooks"
 PARAMETERS = NOTEBOOKS / "params"
 SCALES = ("smoke", "laptop", "full")
-NOT_MEASURED = (
-    "versions",
-    "config",
-    "recipe",
-    "parameters",
-    "images",
-    "per_category",
-    "dataset",
-    "reference",
-    "by_seed",
-    "seed",
-    "claims",
+NOT_MEASURED = frozenset(
+    "versions config recipe parameters images per_category dataset reference by_seed seed claims".split()
 )
 COLUMNS = ("notebook", "parameters", "status", "seconds", "measure", "value")
 PICTURES = 6  # of a run, in the HTML
