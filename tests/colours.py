@@ -85,7 +85,8 @@ class ColourModel(torch.nn.Module):
 
 class ColourDetector(Detector):
     def __init__(self):
-        super().__init__(ColourModel(), SimpleNamespace(model=SimpleNamespace(dim=3, nms_iou=0.7)), "cpu")
+        sizes = {"strides": (8,), "short_side": 64, "long_side": 96}
+        super().__init__(ColourModel(), SimpleNamespace(model=SimpleNamespace(dim=3, nms_iou=0.7, **sizes)), "cpu")
 
     def encode_batch(self, images):
         return images
@@ -111,9 +112,10 @@ class Colours(ColourDetector):
 class ColourIndex(PhotoIndex):
     """Keeps a picture's colours; near colours have high logits."""
 
-    def row(self, image):
-        image = self.detector.encode_batch([image])[0]
-        found = [[*c / 255, 0.5, 0.5, 0.2, 0.2] for c in np.unique(image.reshape(-1, 3), axis=0) if c.any()]
+    def row(self, encoded):
+        found = [
+            [*c / 255, 0.5, 0.5, 0.2, 0.2] for c in np.unique(encoded.features[0].reshape(-1, 3), axis=0) if c.any()
+        ]
         return torch.tensor([*found, *[[0.0] * 7] * 16][: self.shape[0]])
 
     def _logits(self, queries, prompts):

@@ -7,7 +7,11 @@ matplotlib.use("Agg")
 
 def pytest_terminal_summary(terminalreporter):
     reports = [report for key in ("passed", "failed") for report in terminalreporter.stats.get(key, [])]
-    took = {r.nodeid.removesuffix("::"): r.duration for r in reports if r.when == "call" and ".ipynb" in r.nodeid}
+    took = {
+        r.nodeid.removesuffix("::"): r.duration
+        for r in reports
+        if r.when == "call" and r.nodeid.startswith("notebooks")
+    }
     if took:
         terminalreporter.section(f"notebooks: {sum(took.values()):.0f} s")
         for name, seconds in sorted(took.items()):

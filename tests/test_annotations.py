@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from filelock import FileLock
@@ -150,9 +151,35 @@ def test_the_command(detector, pictures, tmp_path, capsys):
     assert main([*base, *ours]) == 0 and "pictures: 3" in capsys.readouterr().out
     assert [c["name"] for c in json.loads((tmp_path / "out.json").read_text())["categories"]] == ["noise"]
     assert isinstance(PromptBank.load(tmp_path / "bank.safetensors"), PromptBank)
-    assert main([*base, "--text", "cat"]) == 1 and "--json FILE" in capsys.readouterr().err
-    one = ["detect", str(pictures / "a.png"), *base[2:], *ours]
-    assert main(one) == 1 and "--json is for a folder" in capsys.readouterr().err
+
+
+def test_pycocotools_shows_our_export(found, pictures, tmp_path, capsys):
+    """showAnns, loadRes and info() ask for segmentation, info and licenses."""
+    coco = COCO(str(export(tmp_path / "set", found, "coco", pictures)))
+    figure, axes = plt.subplots()
+    plt.sca(axes)
+    own = coco.loadAnns(coco.getAnnIds())
+    coco.showAnns(own, draw_bbox=True)
+    assert sum(len(c.get_paths()) for c in axes.collections) >= len(own) > 0
+    coco.info()
+    assert len(coco.loadRes(own).anns) == len(own) and "trex2_mini" in capsys.readouterr().out
+    plt.close(figure)
+
+
+def test_what_a_folder_holds_besides_is_named(tmp_path):
+    for name in ("a.png", "sub/b.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / name)
+    (tmp_path / "c.heic").write_bytes(b"")
+    with pytest.warns(UserWarning) as said:
+        found = [path.name for path in pictures_in(tmp_path)]
+    words = " ".join(str(warning.message) for warning in said)
+    assert "in its folders sub are left out" in words
+    assert found == ["a.png", "c.heic"] or (found == ["a.png"] and "pillow-heif: c.heic" in words)
+    (tmp_path / "a.png").unlink()
+    (tmp_path / "c.heic").unlink()
+    with pytest.raises(ValueError, match="its folders sub hold"):
+        pictures_in(tmp_path)
 
 
 def test_a_folder_without_pictures(tmp_path):

@@ -34,12 +34,14 @@ from trex2_mini.checkpoint import load_model, save_model, write_tensors
 from trex2_mini.cli import main
 from trex2_mini.config import Config
 from trex2_mini.datasets.counting import CountingDataset
+from trex2_mini.datasets.pictures import Pictures
 from trex2_mini.datasets.registry import open_dataset
 from trex2_mini.datasets.statistics import check_pictures, statistics
 from trex2_mini.detector import Detections, Detector
 from trex2_mini.evaluation.trial import choose_labels
-from trex2_mini.images import load_image
+from trex2_mini.images import MissingPicture, load_image
 from trex2_mini.model.trex2 import TRex2
+from trex2_mini.paths import read_names
 from trex2_mini.prompt_bank import PromptBank
 from trex2_mini.reproduction.batches import read_grid
 from trex2_mini.training.batches import open_batches
@@ -490,9 +492,10 @@ def pictures(folder: Path) -> Path:
 
 def use(dataset, categories: str = "all") -> None:
     """Everything that the commands do with a set before a model comes in."""
-    list(dataset)
+    for index in range(len(dataset)):
+        dataset.read(index)
     statistics(dataset)
-    check_pictures(dataset, progress=False)
+    check_pictures(dataset, progress=False, decode=True)
     choose_labels(dataset, categories)
 
 
@@ -541,6 +544,87 @@ def test_voc(data, value, at):
     with watched("annotations: Pascal VOC") as folder:
         (pictures(folder / "set") / "1.xml").write_bytes(content)
         use(open_dataset(str(folder / "set")))
+
+
+YOLO = b"0 0.5 0.5 0.2 0.3\n1 0.1 0.1 0.9 0.1 0.9 0.9\n"
+YAML = {"path": ".", "train": "images", "names": ["cat", "dog"], "nc": 2}
+RECTANGLE = {"x": 10, "y": 10, "width": 30, "height": 30, "rotation": 20, "rectanglelabels": ["cat"]}
+POLYGON = {"points": [[1, 1], [50, 1], [50, 50]], "polygonlabels": ["dog"]}
+TASKS = [
+    {"id": 1, "data": {"image": "/data/local-files/?d=x/1.png"}, "annotations": [
+        {"was_cancelled": False, "result": [{"value": RECTANGLE, "original_width": 64}, {"value": POLYGON}]}
+    ]},
+    {"image": "2.png", "label": [RECTANGLE]},
+]  # fmt: skip
+FIFTYONE = {"classes": ["cat"], "labels": {"1": [{"label": 0, "bounding_box": [0.1, 0.1, 0.5, 0.5]}], "2": None}}
+LABELME = {"imagePath": "..\\1.png", "imageHeight": 64, "shapes": [
+    {"label": "cat", "shape_type": "rectangle", "points": [[1, 1], [20, 20]]},
+    {"label": "dog", "shape_type": "circle", "points": [[30, 30], [40, 40]]},
+    {"label": "dog", "shape_type": "point", "points": [[30, 30]]},
+]}  # fmt: skip
+JSON_SETS = {"tasks.json": TASKS, "labels.json": FIFTYONE, "a.json": LABELME, "instances.json": COCO}
+
+
+@fuzz
+@given(st.data(), st.sampled_from(sorted(JSON_SETS)))
+def test_json_of_other_tools(data, name):
+    """Label Studio, FiftyOne, labelme, COCO under any name: the tree or the file is changed."""
+    tree = JSON_SETS[name]
+    content = data.draw(mutated(tree).map(as_json) | broken(as_json(tree)))
+    with watched(f"annotations: {name}") as folder:
+        (pictures(folder / "set") / name).write_bytes(content)
+        use(open_dataset(str(folder / "set")))
+
+
+@fuzz
+@given(broken(YOLO) | st.just(YOLO), mutated(YAML).map(as_json) | broken(b"names: [cat, dog]"))
+def test_yolo(labels, config):
+    with watched("annotations: YOLO") as folder:
+        pictures(folder / "images")
+        (folder / "labels").mkdir()
+        (folder / "labels" / "1.txt").write_bytes(labels)
+        (folder / "data.yaml").write_bytes(config)
+        dataset = open_dataset(str(folder))
+        use(dataset)
+        for to in annotations.FORMATS:
+            annotations.convert(dataset, folder / to, to)
+
+
+file_names = st.text(max_size=12) | st.sampled_from(
+    [
+        *ODD_TEXTS,
+        "C:\\x\\1.png",
+        "images\\1.png",
+        "../../1.png",
+        "/etc/passwd",
+        "http://[",
+        "http://h/1.png?x",
+        "?d=../1.png",
+        "1.PNG",
+    ]
+)
+
+
+@fuzz
+@given(st.lists(file_names, min_size=1, max_size=3))
+def test_file_names(names):
+    """Whatever a set calls its pictures: one inside its folder is found, or none."""
+    with watched("annotations: file names") as folder:
+        (folder / "1.png").write_bytes(b"outside")
+        found = Pictures(pictures(folder / "images"), names)
+        for name in names:
+            try:
+                assert found.find(name).resolve().is_relative_to((folder / "images").resolve())
+            except MissingPicture as error:
+                assert_ours(error)
+
+
+@fuzz
+@given(st.data(), st.sampled_from(["utf-8", "utf-8-sig", "utf-16", "gbk", "latin-1"]))
+def test_text_files(data, encoding):
+    with watched("text files") as folder:
+        (folder / "a.txt").write_bytes(data.draw(broken("cat, 小猫\ncafé".encode(encoding, "replace"))))
+        read_names(folder / "a.txt")
 
 
 @fuzz

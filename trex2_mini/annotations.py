@@ -12,8 +12,9 @@ import datetime
 import json
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path, PureWindowsPath
+from typing import Any, TextIO
 from xml.etree import ElementTree
 
 import numpy as np
@@ -205,26 +206,119 @@ def bring(source: Path, target: Path) -> None:
         target.write_bytes(source.read_bytes())
 
 
-def pictures_in(folder: Path) -> list[Path]:
-    """The pictures of a folder, by name. Those in folders inside it and HEIC without its package are left out, and
-    warned of. Raises ValueError where there is none.
+def pictures_in(folder: Path, recursive: bool = False) -> list[Path]:
+    """The pictures of a folder, by name; recursive: of the folders inside it too, else those are left out and warned
+    of, as is HEIC without its package. Raises ValueError where there is none.
     """
-    known, entries = picture_endings(), sorted(folder.iterdir())
+    known, entries = picture_endings(), sorted(folder.rglob("*") if recursive else folder.iterdir())
     found = [path for path in entries if path.suffix.lower() in known and path.is_file()]
     if unknown := [p.name for p in entries if p.suffix.lower() in set(HEIC) - known]:
         warnings.warn(
             f"{folder}: {len(unknown)} left out, for want of the package pillow-heif: {', '.join(unknown[:9])}",
             stacklevel=2,
         )
-    inside = [p.name for p in entries if p.is_dir() and any(q.suffix.lower() in known for q in p.iterdir())]
+    inside = [
+        p.name for p in entries if not recursive and p.is_dir() and any(q.suffix.lower() in known for q in p.iterdir())
+    ]
     if found and inside:
         warnings.warn(f"{folder}: the pictures in its folders {', '.join(inside[:9])} are left out", stacklevel=2)
     if not found:
         raise ValueError(
             f"{folder} holds no picture; expected files such as .jpg or .png"
-            + (f", which its folders {', '.join(inside[:9])} hold" if inside else "")
+            + (f", which its folders {', '.join(inside[:9])} hold; --recursive takes those" if inside else "")
         )
     return found
+
+
+def detect_pictures(
+    read: Callable[[Any], Any],
+    detect: Callable[[Any], Detections],
+    pictures: Iterable[tuple[str, Any]],
+    total: int,
+    partial: Path | None = None,
+    asked: dict | None = None,
+    progress: bool = True,
+    most_unreadable: int | None = None,
+) -> tuple[dict[str, tuple[int, int, Detections]], dict[str, int]]:
+    """Detect on each of several pictures; those that cannot be read are left out and warned of by name.
+
+    Args:
+        read: gives a picture as `detect` takes it: an EncodedImage (`Detector.encode`), or pixels (`load_image`).
+        pictures: (name, what `read` takes), names being different; total: how many there are.
+        partial: what is done is kept here, a line a picture, and an interrupted call goes on there. Remove it when what
+            was found is written.
+        asked: all that decides what is found; a half-done file that was begun with something else is refused.
+        most_unreadable: so many pictures may be left out; None: see `LeftOut`.
+
+    Returns:
+        {name: (height, width, detections)}, and
+        {"pictures": seen, "detections": found, "resumed": seen in an earlier run, "unreadable": left out}.
+
+    Raises:
+        ValueError: too many unreadable pictures, another run at the same file, a half-done file of something else.
+    """
+    if partial is None:
+        return _detect_each(read, detect, pictures, {}, LeftOut(total, most_unreadable), None, progress)
+    out = partial.with_suffix("")
+    with locked(out.with_name(out.name + ".lock"), f"another process writes {out}; wait for it, or name another file"):
+        seen = _resume(partial, json.loads(json.dumps(asked)))
+        left_out = LeftOut(total, most_unreadable)
+        left_out |= {name: record["unreadable"] for name, record in seen.items() if "unreadable" in record}
+        with partial.open("a", encoding="utf-8", newline="\n") as file:
+            return _detect_each(read, detect, pictures, seen, left_out, file, progress)
+
+
+def _resume(partial: Path, asked: dict) -> dict[str, dict]:
+    """The records of a half-done file; it is begun where there is none. Raises ValueError."""
+    lines = partial.read_text(encoding="utf-8", errors="replace").split("\n") if partial.exists() else []
+    try:
+        done = [json.loads(line) for line in lines[:-1]]  # what follows the last line end was cut off by a kill
+        for record in done[1:]:
+            _as_found(record)
+        seen = {record["file"]: record for record in done[1:]}
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, RecursionError) as error:
+        raise ValueError(
+            f"{partial} is damaged ({type(error).__name__}: {error}); remove it, and the folder is done anew"
+        ) from None
+    if done and done[0] != asked:
+        raise ValueError(
+            f"{partial} was begun with other prompts, pictures or weights; remove it, or choose another file for the"
+            " result"
+        )
+    write_text(partial, "".join(json.dumps(record) + "\n" for record in done or [asked]))
+    return seen
+
+
+def _detect_each(
+    read: Callable[[Any], Any],
+    detect: Callable[[Any], Detections],
+    pictures: Iterable[tuple[str, Any]],
+    seen: dict[str, dict],
+    left_out: LeftOut,
+    file: TextIO | None,
+    progress: bool,
+) -> tuple[dict[str, tuple[int, int, Detections]], dict[str, int]]:
+    found: dict[str, tuple[int, int, Detections]] = {}
+    resumed = len(seen)
+    for name, source in tqdm(pictures, "detecting", left_out.total, unit="picture", disable=None if progress else True):
+        if name in seen:
+            if "unreadable" not in seen[name]:
+                found[name] = _as_found(seen[name])
+            continue
+        if (image := left_out.read(name, read, source)) is None:
+            record = {"file": name, "unreadable": left_out[name]}
+        else:
+            own = detect(image)
+            size = image.shape[:2] if isinstance(image, np.ndarray) else (image.height, image.width)
+            found[name] = (*size, own)
+            record = {"file": name, "size": size, "names": own.names}
+            record |= {key: getattr(own, key).tolist() for key in ("boxes", "scores", "labels")}
+        if file:
+            file.write(json.dumps(record) + "\n")
+            file.flush()
+    number = sum(len(own) for _, _, own in found.values())
+    total, unreadable = len(found) + len(left_out), len(left_out)
+    return found, {"pictures": total, "detections": number, "resumed": resumed, "unreadable": unreadable}
 
 
 def detect_folder(
@@ -241,94 +335,39 @@ def detect_folder(
     """Detect on every picture of a folder with the same prompts, into a COCO JSON file; interrupted, it goes on where
     it was.
 
-    Finished pictures are kept in `out`.part, a line each, until all are done. Unreadable pictures are left out and
-    warned of by name.
-
     Args:
         text, prompts, score_threshold: see `Detector.detect`.
-        weights: what tells one model from another (default: `Detector.weights`); a half-done file of another model or
-            other prompts is refused.
+        weights: what tells one model from another (default: `Detector.weights`).
+        most_unreadable: see `detect_pictures`.
 
     Returns:
-        {"pictures": seen, "detections": found, "resumed": seen in an earlier run, "unreadable": left out}
+        The counts of `detect_pictures`.
 
     Raises:
-        ValueError: no picture in the folder, no prompt, too many unreadable pictures, or a half-done `out` that was
-            begun with something else or is being written by another process.
+        ValueError: no picture in the folder, no prompt, or as `detect_pictures`.
     """
     folder, out = Path(folder), Path(out)
-    with locked(out.with_name(out.name + ".lock"), f"another process writes {out}; wait for it, or name another file"):
-        return _detect_folder(detector, folder, out, text, prompts, score_threshold, weights, progress, most_unreadable)
-
-
-def _detect_folder(
-    detector: Detector,
-    folder: Path,
-    out: Path,
-    text: str | Sequence[str] | None,
-    prompts: PromptBank | None,
-    score_threshold: float,
-    weights: str,
-    progress: bool,
-    most_unreadable: int | None,
-) -> dict[str, int]:
-    """`detect_folder`, alone."""
-    pictures = pictures_in(folder)
+    options = {"text": None if text is None else unique_names(text), "score_threshold": score_threshold}
+    asked = {"folder": str(folder.resolve()), "prompts": bank_key(prompts), "weights": weights or detector.weights}
+    pictures = [(path.name, path) for path in pictures_in(folder)]
     partial = out.with_name(out.name + ".part")
-    bank = None if prompts is None else [prompts.names, prompts.embeddings.double().sum().item()]
-    text = None if text is None else unique_names(text)
-    weights = weights or detector.weights
-    asked = {
-        "folder": str(folder.resolve()),
-        "text": text,
-        "prompts": bank,
-        "score_threshold": score_threshold,
-        "weights": weights,
-    }
-    asked = json.loads(json.dumps(asked))
-    lines = partial.read_text(encoding="utf-8", errors="replace").split("\n") if partial.exists() else []
-    try:
-        done = [json.loads(line) for line in lines[:-1]]  # what follows the last line end was cut off by a kill
-        seen = {record["file"]: record for record in done[1:]}
-        for record in done[1:]:
-            _as_found(record)
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, RecursionError) as error:
-        raise ValueError(
-            f"{partial} is damaged ({type(error).__name__}: {error}); remove it, and the folder is done anew"
-        ) from None
-    if done and done[0] != asked:
-        raise ValueError(
-            f"{partial} was begun with other prompts, pictures or weights; remove it, or choose another file for the"
-            " result"
-        )
-    write_text(partial, "".join(json.dumps(record) + "\n" for record in done or [asked]))
-    resumed = len(seen)
-    left_out = LeftOut(len(pictures), most_unreadable)
-    left_out |= {file: record["unreadable"] for file, record in seen.items() if "unreadable" in record}
-    with partial.open("a", encoding="utf-8", newline="\n") as file:
-        for path in tqdm(pictures, desc="detecting", unit="picture", disable=not progress):
-            if path.name in seen:
-                continue
-            if (encoded := left_out.read(path.name, detector.encode, path)) is None:
-                record = {"file": path.name, "unreadable": left_out[path.name]}
-            else:
-                own = detector.detect(encoded, text=text, prompts=prompts, score_threshold=score_threshold)
-                record = {"file": path.name, "size": [encoded.height, encoded.width], "names": own.names}
-                record |= {key: getattr(own, key).tolist() for key in ("boxes", "scores", "labels")}
-            file.write(json.dumps(record) + "\n")
-            file.flush()
-            seen[path.name] = record
-    found = {path.name: _as_found(seen[path.name]) for path in pictures if "unreadable" not in seen[path.name]}
-    names = list(dict.fromkeys(name for _, _, own in found.values() for name in own.names))
-    write_text(out, json.dumps(as_coco(found, names), ensure_ascii=False))
+    found, counts = detect_pictures(
+        detector.encode, lambda image: detector.detect(image, prompts=prompts, **options),
+        pictures, len(pictures), partial, options | asked, progress, most_unreadable,
+    )  # fmt: skip
+    write_text(out, json.dumps(as_coco(found, names_of(found)), ensure_ascii=False))
     partial.unlink()
-    count = sum(len(own) for _, _, own in found.values())
-    return {
-        "pictures": len(pictures),
-        "detections": count,
-        "resumed": resumed,
-        "unreadable": len(pictures) - len(found),
-    }
+    return counts
+
+
+def names_of(found: Found) -> list[str]:
+    """All names that were asked for, in their order."""
+    return list(dict.fromkeys(name for _, _, own in found.values() for name in own.names))
+
+
+def bank_key(bank: PromptBank | None) -> list | None:
+    """What tells banks apart in a half-done file."""
+    return bank and [bank.names, bank.embeddings.double().sum().item()]
 
 
 def _as_found(record: dict) -> tuple[int, int, Detections]:

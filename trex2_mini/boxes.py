@@ -36,7 +36,8 @@ def check_boxes(boxes, height: int, width: int, what: str = "boxes") -> np.ndarr
     0..1 instead of pixels, a box that lies outside the image and one of less than a pixel.
     """
     array = _numbers(boxes, 4, what)
-    _not_fractions(array, height, width, what)
+    if (array[:, :2] != array[:, 2:]).any():  # else it is boxes of no size
+        _not_fractions(array, height, width, what)
     array = np.concatenate([np.minimum(array[:, :2], array[:, 2:]), np.maximum(array[:, :2], array[:, 2:])], axis=1)
     inside = np.clip(array, 0, [width, height, width, height]).astype(np.float32)
     for index, (given, (x1, y1, x2, y2)) in enumerate(zip(array.tolist(), inside)):
@@ -46,7 +47,7 @@ def check_boxes(boxes, height: int, width: int, what: str = "boxes") -> np.ndarr
                 "expected [x1, y1, x2, y2] in pixels of the original image"
             )
         if x2 - x1 < PIXEL or y2 - y1 < PIXEL:
-            size = f"is {x2 - x1:g} px wide and {y2 - y1:g} px high" if x2 > x1 and y2 > y1 else "has no size"
+            size = f"is {x2 - x1:.3g} px wide and {y2 - y1:.3g} px high" if x2 > x1 and y2 > y1 else "has no size"
             raise ValueError(
                 f"{what}[{index}] = {given} {size} in the image; expected [x1, y1, x2, y2] in pixels, at least one "
                 "pixel each way. If it is [x, y, width, height], add x and y to the last two. "

@@ -200,18 +200,14 @@ _KINDS |= {kind.__name__: kind for kind in _KINDS.values()}
 def _swin(name: str, backbone: str, batch_size: int, gpus: int) -> Config:
     model = ModelConfig(
         backbone=backbone,
-        backbone_pretrained=True,
         frozen_stages=0,
         strides=(8, 16, 32, 64),
-        backbone_levels=3,
         dim=256,
         heads=8,
-        points=4,
         ffn_dim=2048,
         encoder_layers=6,
         decoder_layers=6,
         num_queries=900,
-        prompt_blocks=3,
         prompt_ffn_dim=1024,
         text=TextTowerConfig(pretrained="openai", width=512, heads=8, layers=12, context_length=77),
         nms_iou=1.0,

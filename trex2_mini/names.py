@@ -136,7 +136,7 @@ def read_aliases(source: str | Path | Mapping[str, str | list[str]]) -> dict[str
 
 
 def _words(phrase: str) -> list[str]:
-    return re.findall(r"\w+", name_key(phrase))
+    return re.findall(r"[^\W_]+", name_key(phrase))
 
 
 def _numbers(word: str) -> set[str]:

@@ -17,6 +17,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 CATALOGUE = REPOSITORY / "data" / "emoji_catalogue.csv"
 EMOJI_MANIFEST = REPOSITORY / "data" / "emoji_manifest.json"
 CUTOUTS_NOVEL = REPOSITORY / "data" / "cutouts_novel.json"
+ODINW = REPOSITORY / "data" / "odinw35.csv"
 PHOTOS_MANIFEST = REPOSITORY / "data" / "photos_manifest.json"
 
 

@@ -103,11 +103,34 @@ def show_detections(
 
 
 def save_detections(image: Any, detections: Found, path: str | Path) -> None:
-    """Write the picture of `show_detections` to `path` (its ending decides the format)."""
-    figure = show_detections(image, detections).figure
+    """Write the picture with its detections to `path` (its ending decides the format): as large as it is, small ones
+    enlarged to a shorter side of 750 px.
+    """
+    figure = _full_size(image, detections)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150, bbox_inches="tight")
+    figure.savefig(path)
     plt.close(figure)
+
+
+def drawn(image: Any, detections: Found) -> np.ndarray:
+    """The picture of `save_detections` as uint8 [H, W, 3]."""
+    figure = _full_size(image, detections)
+    figure.canvas.draw()
+    pixels = np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()
+    plt.close(figure)
+    return pixels
+
+
+def _full_size(image: Any, detections: Found) -> plt.Figure:
+    """A figure of 5 inches on its shorter side, without margins, in which a pixel of a large picture is a pixel."""
+    array = load_image(image)
+    height, width = array.shape[:2]
+    short = min(height, width)
+    figure = plt.figure(figsize=(5 * width / short + 1e-6, 5 * height / short + 1e-6), dpi=max(150, short / 5))
+    axes = figure.add_axes((0, 0, 1, 1))
+    show_detections(array, detections, axes)
+    axes.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
+    return figure
 
 
 def _all(prompts: Mapping | Sequence | None, columns: int) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -113,8 +114,23 @@ class PromptBank:
         if self.weights and self.weights != weights and not allow_other_model:
             raise ValueError(
                 f"the prompt bank of {', '.join(self.names[:3])} was made by a model with other weights "
-                f"({self.weights}; this one: {weights}), and means nothing to this one; "
-                "embed the examples again with this model, load that model, or insist "
-                "with allow_other_model=True (--allow-other-model)"
+                f"({self.weights}; this one has {weights}), and means nothing to this one; embed the examples again "
+                "with this model, load that model, or insist with allow_other_model=True (--allow-other-model)"
             )
         return self.embeddings
+
+
+def together(banks: Sequence[PromptBank]) -> PromptBank:
+    """One bank of several; a name that several have gets the mean of their vectors.
+
+    Raises ValueError where models of different widths or weights made them.
+    """
+    made = sorted({bank.weights for bank in banks} - {""})
+    widths = sorted({bank.embeddings.shape[1] for bank in banks})
+    if len(made) > 1 or len(widths) > 1:
+        by = f"models with different weights ({', '.join(made)})" if len(made) > 1 else f"models of widths {widths}"
+        raise ValueError(
+            f"the banks were made by {by}, whose vectors do not compare; embed the examples with one model"
+        )
+    names = [name for bank in banks for name in bank.names]
+    return PromptBank(names, torch.cat([bank.embeddings for bank in banks]), made[0] if made else "")

@@ -14,6 +14,7 @@ import torch
 from colours import COLOURS, IDS, SCENES, ColourDetector, detection, write_set
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+from tiny import double_precision
 
 from trex2_mini.config import preset
 from trex2_mini.datasets.coco import CocoDataset
@@ -33,6 +34,17 @@ def data(tmp_path_factory) -> CocoDataset:
 @pytest.fixture(scope="module")
 def random_detector() -> Detector:
     """Nano's parts, one layer each, never trained."""
+    return untrained()
+
+
+@pytest.fixture(scope="module")
+def exact_detector() -> Detector:
+    """In float64, for comparisons of the same sums in other batches."""
+    with double_precision():
+        return untrained()
+
+
+def untrained() -> Detector:
     torch.manual_seed(0)
     config = preset("nano")
     model = dataclasses.replace(config.model, encoder_layers=1, decoder_layers=1, prompt_blocks=1, short_side=128)
@@ -237,17 +249,18 @@ def test_bank_with_few_examples(data, tmp_path):
         evaluate(ColourDetector(), data, "mixed", "novel", reference=reference, progress=False)
 
 
-def test_bank_is_the_mean_of_embeddings_of_single_images(data, random_detector):
+@double_precision()
+def test_bank_is_the_mean_of_embeddings_of_single_images(data, exact_detector):
     """Batched over images and categories, the bank is what `Detector.embed` makes one by one."""
-    bank = visual_bank(random_detector, data, list(COLOURS), batch_size=3, progress=False)
+    bank = visual_bank(exact_detector, data, list(COLOURS), batch_size=3, progress=False)
     examples = {name: [] for name in COLOURS}
     for sample in data:
         for label in np.unique(sample.labels):
             examples[data.names[label]].append((sample.image, sample.boxes[sample.labels == label]))
-    torch.testing.assert_close(bank.embeddings, random_detector.embed(examples).embeddings, atol=1e-5, rtol=1e-5)
-    one = visual_bank(random_detector, data, ["red"], examples=1, progress=False).embeddings
-    singles = [random_detector.embed({"red": [pair]}).embeddings for pair in examples["red"]]
-    assert sum(torch.allclose(one, single, atol=1e-5) for single in singles) == 1
+    torch.testing.assert_close(bank.embeddings, exact_detector.embed(examples).embeddings, atol=1e-9, rtol=0)
+    one = visual_bank(exact_detector, data, ["red"], examples=1, progress=False).embeddings
+    singles = [exact_detector.embed({"red": [pair]}).embeddings for pair in examples["red"]]
+    assert sum(torch.allclose(one, single, atol=1e-9) for single in singles) == 1
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
@@ -257,17 +270,18 @@ def test_same_seed_same_result(data, random_detector, protocol):
     assert first == second
 
 
+@double_precision()
 @pytest.mark.parametrize("protocol", ["text", "boxes", "points"])
-def test_batches_do_not_change_the_answers(data, random_detector, protocol):
+def test_batches_do_not_change_the_answers(data, exact_detector, protocol):
     """Images of three sizes, one without any prompt, alone and together: the same scores and the same AP."""
     alone, together = [], []
     for size, answers in [(1, alone), (4, together)]:
-        trial = Trial(random_detector, data, 5, size, progress=False)
+        trial = Trial(exact_detector, data, 5, size, progress=False)
         drawn = draw_prompts(data.coco, 0)
         answers += text(trial, [0, 2]) if protocol == "text" else visual_interactive(trial, drawn, protocol == "points")
     first, second = (np.array(sorted((d["image_id"], d["score"]) for d in part)) for part in (alone, together))
     assert first.shape == second.shape and len(first) > 100
-    np.testing.assert_allclose(first, second, atol=1e-5)
+    np.testing.assert_allclose(first, second, atol=1e-6)
     assert coco_ap(data.coco, alone)["AP"] == pytest.approx(coco_ap(data.coco, together)["AP"], abs=1e-6)
 
 

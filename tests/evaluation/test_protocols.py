@@ -26,7 +26,7 @@ from trex2_mini.evaluation.lvis import lvis_ap
 from trex2_mini.evaluation.metrics import coco_ap
 from trex2_mini.evaluation.protocols import ALL_PROTOCOLS, answers, evaluate
 from trex2_mini.evaluation.region import region_ranks, region_scores
-from trex2_mini.evaluation.repeat import examples_sweep, repeated
+from trex2_mini.evaluation.repeat import repeated
 from trex2_mini.evaluation.tiles import tile_grid
 from trex2_mini.evaluation.trial import Answers, Trial
 from trex2_mini.evaluation.video import clips
@@ -382,12 +382,6 @@ def test_repeated_draws(data):
     assert {k: v for k, v in again.items() if k != "seconds"} == {k: v for k, v in one.items() if k != "seconds"}
     with pytest.raises(ValueError, match="draws"):
         repeated(0, ColourDetector(), data, "text")
-
-
-def test_examples_sweep(data, tmp_path):
-    rows = examples_sweep(ColourDetector(), data, (1, 2), draws=2, reference=data, progress=False)
-    assert [row["examples"] for row in rows] == [1, 2] and all(row["draws"] == 2 for row in rows)
-    assert rows[0]["AP"] == pytest.approx(100) and rows[0]["checkpoint_hash"] == rows[1]["checkpoint_hash"]
 
 
 def test_two_processes_give_the_numbers_of_one(tmp_path, capsys):

@@ -85,7 +85,7 @@ def test_a_box_drawn_from_right_to_left_and_over_the_border():
 BAD_PROMPTS = {
     "has no size": {"xyxy": [5, 5, 5, 9]},
     # nothing is left of it in hundredths
-    "prompts\\[1\\]\\['xyxy'\\]\\[0\\] = \\[1.0, 1.0, 1.0": {"xyxy": [1.001, 1, 1.004, 9]},
+    "prompts\\[1\\]\\['xyxy'\\]\\[0\\] = \\[1.001, 1.0, 1.004, 9.0\\] is 0.003 px wide": {"xyxy": [1.001, 1, 1.004, 9]},
     "lies outside the image \\(80 x 60 px\\)": {"xyxy": [81, 5, 90, 9]},
     "prompts\\[1\\]\\['xy'\\]\\[0\\] = \\[-1.0, 5.0\\] lies outside": {"xy": [-1, 5]},
     "finite numbers": {"xy": [float("nan"), 5]},
@@ -432,7 +432,7 @@ def test_a_bank_by_hand(studio, detector, pictures, tmp_path):
 
 def test_banks_of_another_width_are_refused(studio, tmp_path):
     PromptBank(["coin"], torch.zeros(1, 256)).save_official(tmp_path / "coin.safetensors")
-    with pytest.raises(ValueError, match=r"expected embeddings \[1, 32\]"):
+    with pytest.raises(ValueError, match=r"expected a prompt bank of shape \[1, 32\]"):
         studio.load_bank(tmp_path / "coin.safetensors")
     studio.canvas.prompts = [{"xyxy": BOX}]
     studio.collect()

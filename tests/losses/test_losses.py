@@ -7,7 +7,7 @@ import math
 
 import pytest
 import torch
-from tiny import COLOURS, NAMES, TINY, TINY_MODEL, picture, seeded_model, squares
+from tiny import COLOURS, NAMES, TINY, TINY_MODEL, double_precision, picture, seeded_model, squares
 
 from trex2_mini.boxes import normalized_to_xyxy
 from trex2_mini.config import preset
@@ -188,6 +188,7 @@ def test_denoising_mask():
     assert denoising.attention_mask(13).tolist() == expected
 
 
+@double_precision()
 def test_denoising_does_not_leak():
     """Ordinary queries give the same outputs with and without denoising queries, in every layer."""
     model = seeded_model()
@@ -197,8 +198,8 @@ def test_denoising_does_not_leak():
     plain = model.decode(features, prompts, auxiliary=True)
     noisy = model.decode(features, prompts, denoising=noise_for(truth, prompts, module=model.denoising), auxiliary=True)
     for a, b in zip([plain, *plain.auxiliary], [noisy, *noisy.auxiliary], strict=True):
-        torch.testing.assert_close(a.logits, b.logits, atol=1e-5, rtol=0)
-        torch.testing.assert_close(a.boxes, b.boxes, atol=1e-5, rtol=0)
+        torch.testing.assert_close(a.logits, b.logits, atol=1e-9, rtol=0)
+        torch.testing.assert_close(a.boxes, b.boxes, atol=1e-9, rtol=0)
     assert [tuple(o.boxes.shape) for o in noisy.denoising] == [(2, 12, 4)] * TINY_MODEL.decoder_layers
 
 

@@ -7,7 +7,7 @@ import time
 
 import pytest
 import torch
-from tiny import TINY_MODEL, picture, seeded_model
+from tiny import TINY_MODEL, double_precision, picture, seeded_model
 
 from trex2_mini.config import Config, TrainConfig, preset
 from trex2_mini.model import text_prompt
@@ -25,7 +25,9 @@ NAMES = ["cat", "dog", "traffic light"]
 
 @pytest.fixture(scope="module")
 def nano():
-    return seeded_model(preset("nano").model)
+    """In float64, for comparisons of the same sums in other batches."""
+    with double_precision():
+        return seeded_model(preset("nano").model)
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +51,7 @@ def close(a: torch.Tensor, b: torch.Tensor, tolerance: float = 1e-4) -> None:
     torch.testing.assert_close(a, b, atol=tolerance, rtol=0)
 
 
+@double_precision()
 @pytest.mark.parametrize("kind", ["text", "boxes", "points", "boxes and points"])
 def test_a_batch_of_different_sizes_is_each_image_alone(nano, kind):
     """Boxes and logits of an image do not depend on its neighbours, whatever prompts it."""
@@ -65,17 +68,9 @@ def test_a_batch_of_different_sizes_is_each_image_alone(nano, kind):
     together = run(images)
     for index, image in enumerate(images):
         alone = run([image])
-        close(together.logits[index], alone.logits[0])
-        close(together.boxes[index], alone.boxes[0])
+        close(together.logits[index], alone.logits[0], 1e-9)
+        close(together.boxes[index], alone.boxes[0], 1e-9)
     assert together.boxes.std(0).mean() > 0.01, "the images give the same boxes: no test"
-
-
-def test_select_repeats_and_reorders_images(tiny):
-    """`select` takes images out of a batch, repeats allowed."""
-    features = tiny.encode_images([picture(64, 96, 1), picture(48, 64, 2)])
-    whole, chosen = (tiny.decode(f, tiny.encode_text(NAMES)) for f in (features, features.select([1, 0, 1])))
-    close(chosen.logits, whole.logits[[1, 0, 1]])
-    assert features.select([1]).sizes == [(48, 64)] and len(features.select([1, 1])) == 2
 
 
 def visual(model: TRex2, features, *categories):
@@ -191,6 +186,7 @@ def test_unfitting_images_are_refused(tiny, images):
         tiny.encode_images(images)
 
 
+@double_precision()
 def test_images_smaller_than_a_cell(nano):
     """An image of 1 x 1 pixel gives finite outputs."""
     output = nano.decode(nano.encode_images([torch.zeros(3, 1, 1)]), nano.encode_text(NAMES))

@@ -15,7 +15,8 @@ from trex2_mini.datasets.coco import CocoDataset
 from trex2_mini.evaluation.bank import visual_bank, visual_banks
 from trex2_mini.evaluation.bootstrap import bootstrap_difference
 from trex2_mini.evaluation.protocols import evaluate
-from trex2_mini.evaluation.together import together
+from trex2_mini.evaluation.together import pieces, together
+from trex2_mini.evaluation.trial import Trial
 from trex2_mini.reproduction import claims
 from trex2_mini.reproduction.claims import (
     CONTRADICTED,
@@ -76,6 +77,18 @@ def test_the_numbers_are_those_of_evaluate(data, found):
             assert echo == np.mean([own["echo"] for own in single])
     assert measured["visual-i"]["AP"] > measured["echo-others"]["AP"] == 0
     assert found.about["seed"] == 3 and found.about["dataset"]["annotations_sha256"] and "commit" in found.about
+
+
+def test_pieces_give_the_numbers_of_the_whole(data, found):
+    several = together(Painter(), data, data, examples=1, draws=2, seed=3, batch_size=2, memory=1e-9, progress=False)
+    trial = Trial(Painter(), data, len(data), batch_size=2)
+    assert [len(piece.image_ids) for piece in pieces(trial, 1e-9)] == [2, 2, 1] and len(list(pieces(trial, 9))) == 1
+    assert several.measured() == found.measured()
+    assert [list(a.detections) for a in several.answers["visual-i"]] == [
+        list(a.detections) for a in found.answers["visual-i"]
+    ]
+    with pytest.raises(ValueError, match="above 0 GiB"):
+        together(Painter(), data, data, memory=0)
 
 
 def test_images_are_encoded_once(data):

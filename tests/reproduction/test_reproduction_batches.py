@@ -21,6 +21,7 @@ from trex2_mini.reproduction.batches import (
     NOTEBOOKS,
     PARAMETERS,
     SCALES,
+    _executor,
     measures,
     parameters_of,
     read_grid,
@@ -120,6 +121,16 @@ def test_refusals(notebooks, tmp_path):
         reproduce([], tmp_path / "out")
     with pytest.raises(ValueError, match="unknown executor"):
         reproduce(runs, tmp_path / "out", submitit="cloud")
+
+
+def test_parameters_of_jobs_are_submitits_own(tmp_path):
+    pytest.importorskip("submitit")
+    with _executor(tmp_path, 1, "local", 5, {"gpus_per_node": "1", "slurm_partition": "gpu"}) as jobs:
+        assert jobs._executor.parameters["gpus_per_node"] == 1 and jobs._executor.parameters["timeout_min"] == 30
+    with pytest.raises(ValueError, match="submitit does not take"):
+        _executor(tmp_path, 1, "local", 5, {"partitoin": "gpu"})
+    with pytest.raises(ValueError, match="need an executor"):
+        _executor(tmp_path, 1, None, 5, {"gpus_per_node": "1"})
 
 
 def test_names_in_the_table_are_not_markup(tmp_path):

@@ -5,6 +5,7 @@ know what they asked.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 
 import numpy as np
@@ -16,9 +17,10 @@ from tiny import NAMES, TINY, seeded_model, squares
 from trex2_mini.datasets.coco import CocoDataset
 from trex2_mini.datasets.cutout_sets import cut_out
 from trex2_mini.datasets.scenes.batches import EmojiBatches
-from trex2_mini.training.batches import DatasetBatches, MixedBatches, open_batches
+from trex2_mini.paths import REPOSITORY
+from trex2_mini.training.batches import DatasetBatches, MixedBatches, open_batches, read_mixture
 from trex2_mini.training.copy_paste import paste
-from trex2_mini.training.iteration import iteration_losses, text_prompts
+from trex2_mini.training.iteration import iteration_kinds, iteration_losses, text_prompts
 from trex2_mini.training.sampling import sample_names
 
 
@@ -250,3 +252,40 @@ def test_cut_out_refuses_what_has_no_outline():
     assert cut_out(picture, {"id": 1, "segmentation": [[1, 1, 4, 1, 4, 4]]}) is None  # too small to be of use
     with pytest.raises(ValueError, match="annotation 5"):
         cut_out(picture, {"id": 5, "segmentation": [["a", "b"]]})
+
+
+def test_text_and_visual_data_are_two_lists(folder, tmp_path):
+    kinds = functools.partial(iteration_kinds, config=dataclasses.replace(TINY.train, visual_per_text=1))
+    text, visual = DatasetBatches(dataset(folder), 4), EmojiBatches(4)
+    mixed = MixedBatches([text, visual], [1, 0], short_sides=[64], visual_shares=[1, 3], kinds=kinds)
+    assert mixed.trainable == [0, 1, 2, 3]  # the names of what is for visual prompts alone are no negatives
+    for step in range(6):
+        known = [sample.prompts for sample in mixed(step)]
+        assert kinds(step) == (("text",) if step % 2 == 0 else ("visual",))
+        assert set(known) == {("text", "visual")} if step % 2 == 0 else set(known) <= {("text", "visual"), ("visual",)}
+    assert any(("visual",) == s.prompts for step in (1, 3, 5) for s in mixed(step))
+    with pytest.raises(ValueError, match="share above 0"):
+        MixedBatches([text, visual], [1, 0], visual_shares=[1, 0], kinds=kinds)
+    with pytest.raises(ValueError, match="share above 0"):
+        MixedBatches([text, visual], [1, 0])
+    both = functools.partial(iteration_kinds, config=dataclasses.replace(TINY.train, visual_per_text=0))
+    with pytest.raises(ValueError, match="visual_per_text"):
+        open_batches(["emoji"], 2, visual_data=[str(folder)], kinds=both)
+    opened = open_batches([f"{folder}=2"], 2, visual_data=["emoji", f"{folder}=1"], kinds=kinds)
+    assert opened.shares["text"].tolist() == [1, 0] and opened.shares["visual"].tolist() == [0.5, 0.5]
+    path = tmp_path / "m.yml"
+    path.write_text("text: {emoji: 1}\nvisual: {emoji: 1, coins: 0.5}")
+    assert read_mixture(path) == (["emoji=1"], ["emoji=1", "coins=0.5"])
+    for bad in ("text: [emoji]", "text: {emoji: 0}\nvisual: {emoji: 1}", "- 1", "a: ["):
+        path.write_text(bad)
+        with pytest.raises(ValueError, match=r"m\.yml"):
+            read_mixture(path)
+    assert len([read_mixture(own) for own in (REPOSITORY / "data" / "mixtures").glob("*.yml")]) == 3
+
+
+@pytest.mark.parametrize("prompts", [("text",), ("visual",)])
+def test_what_a_picture_is_not_for_gives_no_loss(prompts):
+    train = dataclasses.replace(TINY.train, visual_per_text=1, denoising_queries=0)
+    samples = [dataclasses.replace(squares(i), prompts=prompts) for i in range(2)]
+    losses = iteration_losses(seeded_model(), samples, NAMES, range(4), train, step=0 if prompts == ("text",) else 1)
+    assert {name.split("/")[0] for name in losses} == set(prompts)  # no alignment: it needs both

@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from trex2_mini.benchmark import attention, evaluation, interaction, model, onnx, soak, training
+from trex2_mini.benchmark import attention, evaluation, index, interaction, model, onnx, soak, training
 from trex2_mini.benchmark.measure import processor
 from trex2_mini.benchmark.model import PAPER_TABLE_7
 from trex2_mini.evaluation.provenance import describe_code
@@ -25,7 +25,7 @@ from trex2_mini.evaluation.provenance import describe_code
 __all__ = ["BENCHMARKS", "PAPER_TABLE_7", "as_table", "run"]
 BENCHMARKS: dict[str, Callable[..., Iterator[dict]]] = {
     module.__name__.rpartition(".")[2]: module.rows
-    for module in (attention, model, training, evaluation, interaction, onnx, soak)
+    for module in (attention, model, training, evaluation, interaction, onnx, soak, index)
 }
 
 
@@ -79,14 +79,14 @@ def run(
 
 def as_table(result: dict) -> str:
     """A result of `run` as aligned text."""
-    table = pd.DataFrame(result["rows"])
+    columns = ["what", "ours", "value", "reference", "reference_value", "ratio", "goal"]
+    table = pd.DataFrame(result["rows"], columns=[*columns, "unit"])
     for column in ("value", "reference_value"):
         table[column] = [_number(value, unit) for value, unit in zip(table[column], table["unit"])]
     table["ratio"] = ["" if pd.isna(ratio) else f"{ratio:.2f}x" for ratio in table["ratio"]]
     table["goal"] = [f">= {goal:g}" if goal else "" for goal in table["goal"].fillna(0)]
-    table = table[["what", "ours", "value", "reference", "reference_value", "ratio", "goal"]]
     sides = ("left", "left", "right", "left", "right", "right", "left")
-    lines = table.to_markdown(
+    lines = table[columns].to_markdown(
         index=False, tablefmt="plain", headers=["what", "ours", "", "reference", "", "ratio", "goal"], colalign=sides,
         disable_numparse=True,
     )  # fmt: skip

@@ -7,6 +7,7 @@ once.
 from __future__ import annotations
 
 import sys
+import warnings
 from importlib import import_module
 
 import click
@@ -17,7 +18,12 @@ from trex2_mini.cli.options import Group
 # section -> command -> (module:attribute of this package, what `trex2 --help` says of it)
 SECTIONS = {
     "Find objects": {
-        "detect": ("detect:detect", "find objects on a picture or a folder, by names, boxes, points or a prompt bank"),
+        "detect": ("detect:detect", "find objects on pictures, by names, boxes, points or a prompt bank"),
+        "count": ("detect:count", "how many objects are on pictures"),
+        "classify": ("detect:classify", "what is in these boxes?"),
+        "video": ("video:video", "find objects on the frames of a video"),
+        "embed": ("bank:embed", "make a prompt bank of examples"),
+        "bank": ("bank:bank", "list, merge and change prompt banks"),
         "search": ("search:search", "rank the pictures of a folder by words, examples on a picture, or both"),
         "demo": ("demo:demo", "run the first notebook on the shipped checkpoint"),
     },
@@ -85,9 +91,12 @@ def main(arguments: list[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):  # a console of another encoding shows \u732b instead of failing
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
+    if arguments is None and len(sys.argv) == 1:
+        arguments = ["--help"]
     try:
-        given = sys.argv[1:] if arguments is None else arguments
-        return trex2.main(given or ["--help"], prog_name="trex2", standalone_mode=False) or 0
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda said, *_, **__: click.echo(f"warning: {said}", err=True)
+            return trex2.main(arguments, prog_name="trex2", standalone_mode=False) or 0
     except click.UsageError as error:
         command = error.ctx.command_path if error.ctx else "trex2"
         message, status = f"error: {error.format_message()} (see {command} --help)", 2

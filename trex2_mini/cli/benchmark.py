@@ -8,7 +8,7 @@ import click
 
 from trex2_mini.cli.options import command, write_json, write_result
 
-NAMES = ("attention", "model", "training", "evaluation", "interaction", "onnx", "soak")
+NAMES = ("attention", "model", "training", "evaluation", "interaction", "onnx", "soak", "index")
 
 
 @command()

@@ -6,7 +6,17 @@ from pathlib import Path
 
 import click
 
-from trex2_mini.cli.options import PATH, Group
+from trex2_mini.cli.options import PATH, Group, Several
+
+READERS = {  # of datasets/large
+    "objects365": "detection:objects365",
+    "open-images": "detection:open_images",
+    "crowdhuman": "detection:crowdhuman",
+    "gold-g": "grounding:gold_g",
+    "hiertext": "regions:hiertext",
+    "sa-1b": "regions:sa_1b",
+    "shards": "shards:web_shards",
+}
 
 
 class _Sets(Group):
@@ -80,6 +90,7 @@ def cutouts(name: str, out: Path, least: int) -> None:
 
     Examples:
     trex2 data cutouts coco-train2017 data/cutouts
+    trex2 data cutouts my/set my/cutouts --least 48
     """
     from trex2_mini.datasets.cutout_sets import make_library
     from trex2_mini.datasets.registry import open_dataset
@@ -97,6 +108,7 @@ def cutouts_val(library: Path, photographs: str | None) -> None:
     """Make the set cutouts-val: scenes of those cut-outs of a library that no training uses, under TREX2_DATA.
 
     Examples:
+    trex2 data cutouts-val data/cutouts
     trex2 data cutouts-val data/cutouts --photographs coco-val2017
     """
     from trex2_mini.datasets.cutout_sets import make_cutouts_val
@@ -113,11 +125,13 @@ def cutouts_val(library: Path, photographs: str | None) -> None:
 @click.argument("folder", metavar="NAME|FOLDER")
 @click.option("--out", type=PATH, metavar="FILE", help="A picture of the statistics.")
 @click.option("--decode", is_flag=True, help="Read every picture's pixels too: finds files that are cut short.")
-def check(folder: str, out: Path | None, decode: bool) -> None:
+@click.option("--against", cls=Several, metavar="NAME...", help="Evaluation sets whose pictures must not be in it.")
+def check(folder: str, out: Path | None, decode: bool, against: tuple[str]) -> None:
     """What is in a set, and what is wrong with it.
 
     Examples:
     trex2 data check my/set --decode
+    trex2 data check my/set --against coco-val2017 lvis-val
     trex2 data check emoji-val --out statistics.png
     """
     from trex2_mini.datasets.registry import open_dataset
@@ -136,9 +150,51 @@ def check(folder: str, out: Path | None, decode: bool) -> None:
         save_statistics(found, out)
         print(f"picture: {out}")
     problems = dataset.problems + check_pictures(dataset, decode=decode)
+    if against:
+        from trex2_mini.datasets.leaks import warnings_of
+
+        problems += warnings_of([(folder, dataset)], [(name, open_dataset(name)) for name in against], look=True)
     for problem in problems[:50]:
         print(f"problem: {problem}")
     print(f"{len(problems)} problems" + (", the first 50 are shown" if len(problems) > 50 else ""))
+
+
+@data.command()
+@click.argument("kind", type=click.Choice(tuple(READERS)))
+@click.argument("source", type=PATH)
+@click.option("--out", type=PATH, required=True, metavar="FOLDER", help="index.parquet is written here; put or link the"
+    " pictures to images/ in it.")  # fmt: skip
+@click.option("--classes", type=PATH, metavar="FILE", help="open-images: class descriptions; shards: a name a line.")
+@click.option("--labels", type=PATH, metavar="FILE", help="open-images: labels verified by people.")
+@click.option("--hierarchy", type=PATH, metavar="FILE", help="open-images: the JSON of broader and narrower names.")
+@click.option("--more-than", type=int, help="Names of at most so many boxes are no negatives (gold-g: 100).")
+def index(kind: str, source: Path, out: Path, classes: Path | None, labels: Path | None, hierarchy: Path | None,
+    more_than: int | None) -> None:  # fmt: skip
+    """An index of a large set, for training: FOLDER is a name for `train --text-data`. data/README.md lists the files.
+
+    SOURCE: the annotation file; for sa-1b and shards the folder.
+
+    Examples:
+    trex2 data index crowdhuman annotation_train.odgt --out data/crowdhuman
+    trex2 data index gold-g final_flickr_separateGT_train.json --out data/gold-g-flickr
+    """
+    import importlib
+
+    from trex2_mini.datasets.large.index import write_index
+
+    module, name = READERS[kind].split(":")
+    read = getattr(importlib.import_module(f"trex2_mini.datasets.large.{module}"), name)
+    given = {"open-images": (classes, labels, hierarchy), "shards": (_lines(classes),)}.get(kind, ())
+    if kind == "open-images" and classes is None:
+        raise ValueError("open-images: give --classes oidv7-class-descriptions-boxable.csv")
+    more_than = {"gold-g": 100}.get(kind, 0) if more_than is None else more_than
+    path = write_index(read(source, *given), out / "index.parquet", more_than)
+    (out / "images").mkdir(exist_ok=True)
+    print(f"{path}: {path.stat().st_size:,} bytes; the pictures belong into {out / 'images'}")
+
+
+def _lines(path: Path | None) -> list[str] | None:
+    return path.read_text(encoding="utf-8").splitlines() if path else None
 
 
 @data.command()

@@ -107,9 +107,11 @@ def suite(name: str, checkpoint: str, json_path: Path | None, **options: Any) ->
     trex2 suite photo-wild
     trex2 suite emoji-wild --checkpoint nano-emoji --draws 1 --json wild.json
     """
-    from trex2_mini.evaluation.suite import as_table, measure_suite
+    from trex2_mini.evaluation.suite import as_table, measure_suite, missing
     from trex2_mini.evaluation.tables import as_markdown
 
     result = measure_suite(checkpoint, name, **options)
     write_json(json_path, result)
     print(as_markdown(as_table(result), ".1f"), end="")
+    if missing(result):
+        print(f"{missing(result)} sets of {name} are not here; the mean and the median are of the others.")

@@ -25,7 +25,7 @@ class Command(click.Command):
 
     def __init__(self, *args: Any, help: str, **kwargs: Any):
         help, _, examples = help.partition("Examples:")
-        super().__init__(*args, help=help, **kwargs)
+        super().__init__(*args, help=help.rstrip(), **kwargs)
         self.examples = [line.strip() for line in examples.strip().splitlines()]
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -69,4 +69,4 @@ def write_json(path: Path | None, result: dict) -> None:
     if path:
         from trex2_mini.paths import write_text
 
-        write_text(path, json.dumps(result, indent=2) + "\n")
+        write_text(path, json.dumps(result, indent=2, ensure_ascii=False) + "\n")

@@ -17,12 +17,17 @@ from trex2_mini.cli.options import PATH, Several, command
 @click.option("--only", default="", metavar="NN", help="Only notebooks whose name begins so, such as 13.")
 @click.option("--workers", type=int, default=1, help="Runs at a time.")
 @click.option("--submitit", type=click.Choice(["local", "slurm"]), help="Every run as a job of submitit's.")
-def reproduce(scale: str, out: Path | None, only: str, workers: int, submitit: str | None) -> None:
+@click.option(
+    "--slurm", cls=Several, metavar="KEY=VALUE...",
+    help="submitit's parameters of a job: slurm_partition=gpu slurm_account=me gpus_per_node=1 timeout_min=600.",
+)  # fmt: skip
+def reproduce(scale: str, out: Path | None, only: str, workers: int, submitit: str | None, slurm: tuple[str]) -> None:
     """Run the reproduction notebooks over a grid of parameters; one table of what came out.
 
     Examples:
     trex2 reproduce --scale laptop --workers 2
     trex2 reproduce --scale smoke --only 13
+    trex2 reproduce --scale laptop --submitit slurm --slurm slurm_partition=gpu gpus_per_node=1
     """
     from trex2_mini.paths import REPOSITORY
     from trex2_mini.reproduction import batches
@@ -32,7 +37,9 @@ def reproduce(scale: str, out: Path | None, only: str, workers: int, submitit: s
     if not runs:
         raise ValueError(f"{scale} has no notebook that begins with {only!r}")
     out = out or REPOSITORY / "runs" / "reproduce" / Path(scale).stem
-    table = batches.reproduce(runs, out, workers, submitit)
+    if any("=" not in pair for pair in slurm):
+        raise ValueError(f"--slurm: expected KEY=VALUE, got {' '.join(slurm)}")
+    table = batches.reproduce(runs, out, workers, submitit, dict(pair.split("=", 1) for pair in slurm))
     print(batches.as_markdown(table), end="")
     print(f"tables: {out}/table.csv, table.md, table.html")
     failed = table[table["status"] != "done"].set_index(["notebook", "parameters"])["status"].to_dict()

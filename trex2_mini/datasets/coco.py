@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
 from trex2_mini.datasets.check import cleaned
+from trex2_mini.datasets.holdings import Holdings
 from trex2_mini.datasets.pictures import Pictures
 from trex2_mini.datasets.sample import Sample
 from trex2_mini.images import LeftOut, UnreadablePicture, load_image
@@ -79,6 +81,18 @@ class CocoDataset:
         for annotation in self.coco["annotations"]:
             grouped[annotation["image_id"]].append(annotation)
         return grouped
+
+    @cached_property
+    def holdings(self) -> Holdings:
+        """Which pictures hold which label; crowds do not count."""
+        index_of = {image["id"]: index for index, image in enumerate(self.coco["images"])}
+        pairs = [
+            (self._label[a["category_id"]], index_of[a["image_id"]])
+            for a in self.coco["annotations"]
+            if not a.get("iscrowd", 0)
+        ]
+        labels, pictures = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
+        return Holdings.of(labels, pictures, len(self.names))
 
     def __len__(self) -> int:
         return len(self.coco["images"])

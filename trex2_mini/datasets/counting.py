@@ -129,10 +129,8 @@ def _fscd_lvis(folder: Path, split: str) -> list[tuple[Path, dict]]:
     file = f"instances_{split}.json"
     if not (folder / file).is_file() and (folder / "annotations.json").is_file():
         file = "annotations.json"
-    instances, count_file = (
-        CocoDataset(folder / file, folder, _read(folder / file)).coco,
-        folder / f"count_{split}.json",
-    )
+    instances = CocoDataset(folder / file, folder, _read(folder / file)).coco
+    count_file = folder / f"count_{split}.json"
     counting = _read(count_file)
     check_entries(counting, count_file, {"images": (), "annotations": ("image_id", "boxes")})
     names = {c["id"]: c["name"] for c in instances["categories"]}
@@ -153,10 +151,8 @@ def _fscd_lvis(folder: Path, split: str) -> list[tuple[Path, dict]]:
     for image in instances["images"]:
         if image["id"] not in exemplars_of:
             raise ValueError(f"{count_file} has no exemplar boxes of picture {image['id']}")
-        boxes, exemplars = (
-            _xyxy(boxes_of.get(image["id"], []), folder / file),
-            _xyxy(exemplars_of[image["id"]], count_file),
-        )
+        boxes = _xyxy(boxes_of.get(image["id"], []), folder / file)
+        exemplars = _xyxy(exemplars_of[image["id"]], count_file)
         name = names.get(category_of.get(image["id"], -1), "object")
         entry = {"exemplars": exemplars[:EXEMPLARS], "count": len(boxes), "name": name, "boxes": boxes}
         entries.append((folder / "images", entry | {"file_name": image["file_name"]}))

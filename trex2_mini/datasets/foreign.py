@@ -199,7 +199,7 @@ def _yolo_names(pictures: Path, labels: Path) -> tuple[list[str], bool]:
         for path in sorted([*place.glob("*.yaml"), *place.glob("*.yml")]):
             try:
                 content = yaml.safe_load(read_text(path))
-            except (yaml.YAMLError, RecursionError) as error:
+            except (yaml.YAMLError, ValueError, RecursionError) as error:
                 raise ValueError(f"{path} is not YAML: {error}") from None
             names = content.get("names") if isinstance(content, dict) else None
             if isinstance(names, dict) and sorted(names, key=str) == sorted(range(len(names)), key=str):

@@ -18,9 +18,24 @@ from trex2_mini.datasets.formats import (
     official_lvis,
     open_folder,
 )
+from trex2_mini.datasets.large.index import ParquetDataset
+from trex2_mini.datasets.odinw import large_suites, open_large_suite
 from trex2_mini.datasets.photo_wild import FOLDER as PHOTO_WILD_FOLDER
 from trex2_mini.datasets.photo_wild import PHOTO_WILD
 from trex2_mini.paths import data_root
+
+INDEX = "index.parquet"  # trex2 data index
+
+
+def open_training_set(name: str) -> CocoDataset | ParquetDataset:
+    """What training draws from: anything `open_dataset` takes, or a folder with index.parquet and images/; folders by
+    their path, or by their name under the data root.
+    """
+    for folder in (Path(name).expanduser(), data_root() / name):
+        if (folder / INDEX).is_file():
+            return ParquetDataset(folder / INDEX, folder / "images")
+    here = data_root() / name
+    return open_dataset(str(here) if (here / "annotations.json").is_file() and name not in EMOJI_SETS else name)
 
 
 def open_dataset(name: str) -> CocoDataset:
@@ -30,8 +45,9 @@ def open_dataset(name: str) -> CocoDataset:
         name: "emoji-val" or another set of the embedded family, or "coins" (made on first use);
             "cutouts-val" (made by `trex2 data cutouts-val`);
             "photo-wild-aquarium/val" or another of `PHOTO_WILD` (in the repository); "coco-val2017", "coco-train2017",
-            "lvis-val", "lvis-minival", "lvis-train" (official files under <data root>); or a folder or JSON file in one
-            of the formats of formats.py's table.
+            "lvis-val", "lvis-minival", "lvis-train" (official files under <data root>); "odinw35/NAME/val" or "/train",
+            "rf100/NAME/test" or "/train" (odinw.py); or a folder or JSON file in one of the formats of formats.py's
+            table.
 
     Raises:
         FileNotFoundError: there is no such set; the message says where it was looked for.
@@ -51,6 +67,8 @@ def open_dataset(name: str) -> CocoDataset:
                 f"{name} is made from a library of cut-outs: trex2 data cutouts-val LIBRARY ({folder})"
             )
         return CocoDataset(folder / "annotations.json", folder / "images")
+    if name.startswith(("odinw35/", "rf100/")):
+        return open_large_suite(name)
     official = re.fullmatch(rf"coco-({'|'.join(COCO_SPLITS)})(-.+)?", name)
     if official:
         return official_coco(name, official[1], official[2] or "")
@@ -79,7 +97,7 @@ def suites() -> dict[str, dict[str, str]]:
     return {
         suite: {n: n.removesuffix("val") + split for n in names if n.startswith(f"{suite}-") and n.endswith("/val")}
         for suite, (names, split) in examples.items()
-    }
+    } | large_suites()
 
 
 def reference_of(data: object) -> str:

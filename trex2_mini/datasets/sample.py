@@ -22,6 +22,7 @@ class Sample:
     areas: np.ndarray | None = None  # float32 [N], pixels of each object (its visible part), where known
     vocabulary: np.ndarray | None = None  # int64, sorted: the labels that were looked for in the picture; None: all
     ambiguous: np.ndarray | None = None  # int64: other names of its objects, broader or narrower; no wrong answers
+    prompts: tuple[str, ...] = ("text", "visual")  # which kinds the picture may be used for
 
 
 def normalized_boxes(sample: Sample) -> Tensor:

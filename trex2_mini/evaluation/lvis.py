@@ -19,7 +19,7 @@ from collections.abc import Collection, Iterable, Sequence
 
 import numpy as np
 
-from trex2_mini.evaluation.metrics import check_ids, mean_precision
+from trex2_mini.evaluation.metrics import asked_for, mean_precision, numbered
 
 FREQUENCIES = ("r", "c", "f")
 PER_IMAGE, PER_CATEGORY = 300, 10_000
@@ -52,41 +52,17 @@ def lvis_ap(
     from faster_coco_eval import COCO, COCOeval_faster
 
     images, categories = _checked(dataset_json)
-    categories_asked = set(categories) if category_ids is None else set(category_ids)
-    images_asked = set(images) if image_ids is None else set(image_ids)
-    check_ids(categories_asked, categories, "category_ids")
-    check_ids(images_asked, images, "image_ids")
-    check_ids({d["category_id"] for d in detections}, categories, "the detections' category_id")
-    check_ids({d["image_id"] for d in detections}, images, "the detections' image_id")
+    categories_asked, images_asked = asked_for(detections, categories, images, category_ids, image_ids)
 
     def counts(entry: dict) -> bool:
         return entry["image_id"] in images_asked and entry["category_id"] in categories_asked
 
-    truth = [
-        {
-            "id": number,
-            "image_id": a["image_id"],
-            "category_id": a["category_id"],
-            "bbox": list(a["bbox"]),
-            "iscrowd": 0,
-        }
-        | {"area": a.get("area", a["bbox"][2] * a["bbox"][3])}
-        for number, a in enumerate(filter(counts, dataset_json["annotations"]), 1)
-    ]
+    known = filter(counts, dataset_json["annotations"])
+    truth = [numbered(a, number) | {"iscrowd": 0} for number, a in enumerate(known, 1)]
     if not truth:
         raise ValueError("nothing to find: the chosen images hold no object of the chosen categories")
-    kept = list(
-        filter(
-            counts,
-            best_of_each(detections, "category_id" if fixed else "image_id", PER_CATEGORY if fixed else PER_IMAGE),
-        )
-    )
-    found = [
-        {"id": number, "image_id": d["image_id"], "category_id": d["category_id"], "bbox": list(d["bbox"]),
-            "score": d["score"]}
-        | {"area": d["bbox"][2] * d["bbox"][3], "iscrowd": 0}
-        for number, d in enumerate(kept, 1)
-    ]  # fmt: skip
+    key, count = ("category_id", PER_CATEGORY) if fixed else ("image_id", PER_IMAGE)
+    found = [numbered(d, number) for number, d in enumerate(filter(counts, best_of_each(detections, key, count)), 1)]
     shared = {
         "images": [images[i] for i in sorted(images_asked)],
         "categories": [categories[c] for c in sorted(categories_asked)],

@@ -45,12 +45,7 @@ def coco_ap(
     """
     names = {category["id"]: category["name"] for category in dataset_json["categories"]}
     images = {image["id"] for image in dataset_json["images"]}
-    categories_asked = set(names) if category_ids is None else set(category_ids)
-    images_asked = images if image_ids is None else set(image_ids)
-    check_ids(categories_asked, names, "category_ids")
-    check_ids(images_asked, images, "image_ids")
-    check_ids({d["category_id"] for d in detections}, names, "the detections' category_id")
-    check_ids({d["image_id"] for d in detections}, images, "the detections' image_id")
+    categories_asked, images_asked = asked_for(detections, names, images, category_ids, image_ids)
 
     def asked(entry: dict) -> bool:
         return entry["image_id"] in images_asked and entry["category_id"] in categories_asked
@@ -93,19 +88,33 @@ def match(
     return evaluation
 
 
-def check_ids(asked: Collection[int], known: Collection[int], what: str) -> None:
-    """Raises ValueError that names the ids of `asked` that are not in `known`."""
-    unknown = sorted(set(asked) - set(known), key=str)
-    if unknown:
-        raise ValueError(f"{what}: {unknown[:5]} not in the set; expected ids of its own categories and images")
+def asked_for(
+    detections: Sequence[dict],
+    categories: Collection[int],
+    images: Collection[int],
+    category_ids: Collection[int] | None,
+    image_ids: Collection[int] | None,
+) -> tuple[set[int], set[int]]:
+    """(category ids, image ids) that count; None: all. Raises ValueError that names the ids that the set lacks."""
+    asked = set(categories if category_ids is None else category_ids), set(images if image_ids is None else image_ids)
+    for what, ids, known in (
+        ("category_ids", asked[0], categories),
+        ("image_ids", asked[1], images),
+        ("the detections' category_id", {d["category_id"] for d in detections}, categories),
+        ("the detections' image_id", {d["image_id"] for d in detections}, images),
+    ):
+        if unknown := sorted(ids - set(known), key=str):
+            raise ValueError(f"{what}: {unknown[:5]} not in the set; expected ids of its own categories and images")
+    return asked
 
 
-def _entry(source: dict) -> dict:
-    """What pycocotools needs of an annotation or a detection."""
+def numbered(source: dict, number: int) -> dict:
+    """What pycocotools needs of an annotation or a detection, with an id of its own."""
     box = list(source["bbox"])
     area = box[2] * box[3] if "score" in source else source.get("area", box[2] * box[3])
-    entry = {"image_id": source["image_id"], "category_id": source["category_id"], "bbox": box, "area": area}
-    return entry | ({"score": source["score"]} if "score" in source else {}) | {"iscrowd": source.get("iscrowd", 0)}
+    entry = {"id": number, "image_id": source["image_id"], "category_id": source["category_id"], "bbox": box}
+    score = {"score": source["score"]} if "score" in source else {}
+    return entry | score | {"area": area, "iscrowd": source.get("iscrowd", 0)}
 
 
 def _index(entries: Sequence[dict], image_ids: Collection[int], category_ids: Collection[int]) -> COCO:
@@ -114,7 +123,7 @@ def _index(entries: Sequence[dict], image_ids: Collection[int], category_ids: Co
     coco.dataset = {
         "images": [{"id": image} for image in image_ids],
         "categories": [{"id": category} for category in category_ids],
-        "annotations": [_entry(entry) | {"id": number} for number, entry in enumerate(entries, 1)],
+        "annotations": [numbered(entry, number) for number, entry in enumerate(entries, 1)],
     }
     coco.createIndex()
     return coco

@@ -15,7 +15,7 @@ prompts stands beside it. A category set (all, trained, novel) restricts prompts
 its 300 best (query, prompt) pairs.
 
 Public beside `evaluate`: `answers` (the detections of one of PROTOCOLS or of video, to be measured or resampled:
-bootstrap.py) and in repeat.py `repeated` (several draws) and `examples_sweep` (AP against the number of examples).
+bootstrap.py) and in repeat.py `repeated` (several draws).
 """
 
 from __future__ import annotations

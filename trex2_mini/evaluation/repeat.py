@@ -1,18 +1,15 @@
-"""Several draws of one protocol, and AP against the number of examples (the paper's table 5).
+"""Several draws of one protocol.
 
 Visual-G and Visual-I depend on which examples are drawn; one draw is one number out of many.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from trex2_mini.evaluation.protocols import evaluate
 from trex2_mini.evaluation.trial import open_detector
 
-NUMBERS = (1, 4, 16, 32, 64)  # of examples, as in table 5
 NO_MEASURE = ("seconds", "threshold", "tiles")
 
 
@@ -45,13 +42,3 @@ def repeated(draws: int, checkpoint, data, protocol: str, categories: str = "all
         "by_seed": by_seed,
         "per_category": per_category,
     }
-
-
-def examples_sweep(
-    checkpoint, data, numbers: Sequence[int] = NUMBERS, draws: int = 3, protocol: str = "visual-g", **options
-) -> list[dict]:
-    """Prompts against AP: `repeated` for each number of examples, in their order. A category with fewer gives all it
-    has.
-    """
-    detector, weights = open_detector(checkpoint)
-    return [repeated(draws, detector, data, protocol, examples=number, **options) | weights for number in numbers]

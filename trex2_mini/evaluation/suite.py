@@ -8,17 +8,20 @@ more than on the draws, so the median stands beside the mean.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from trex2_mini.datasets.odinw import RF100_SETS
 from trex2_mini.datasets.registry import suites
 from trex2_mini.detector import Detector
 from trex2_mini.evaluation.baselines import BASELINES
 from trex2_mini.evaluation.together import together
 from trex2_mini.evaluation.trial import open_detector
+from trex2_mini.paths import data_root
 
 ROWS = (
     *("text", "visual-g", "mixed", "visual-i", "points", "echo"),
@@ -41,7 +44,7 @@ def measure_suite(
 
     Args:
         checkpoint, examples, draws, limit (of each set), seed, baselines: as in `together`.
-        suite: a key of `suites()`: "photo-wild" or "emoji-wild".
+        suite: a key of `suites()`: "photo-wild", "emoji-wild", "odinw35" or "rf100" (their sets that are there).
 
     Returns:
         {"suite", "sets": {set: what `Together.measured` says},
@@ -49,11 +52,13 @@ def measure_suite(
         "about": {set: where the numbers come from}}.
 
     Raises:
-        ValueError: there is no such suite.
+        ValueError: there is no such suite, or none of its sets.
     """
     known = suites()
     if suite not in known:
         raise ValueError(f"unknown suite {suite!r}; expected one of {', '.join(known)}")
+    if not known[suite]:
+        raise ValueError(f"no set of {suite} lies under {data_root() / suite}; data/README.md says where to get them")
     detector, weights = open_detector(checkpoint)
     options = {"examples": examples, "draws": draws, "limit": limit, "seed": seed, "baselines": baselines}
     options["progress"] = progress
@@ -73,4 +78,9 @@ def measure_suite(
 def as_table(result: dict) -> pd.DataFrame:
     """A row a protocol, a column a set, then mean and median; AP in percent."""
     table = pd.DataFrame(result["AP"]).T.rename_axis("AP").reset_index()
-    return table.rename(columns=lambda name: name.removeprefix(f"{result['suite']}-").removesuffix("/val"))
+    return table.rename(columns=lambda name: re.sub(rf"^{result['suite']}[-/]|/(val|test)$", "", name))
+
+
+def missing(result: dict) -> int:
+    """How many of a suite's sets are not here."""
+    return max(0, {"odinw35": 35, "rf100": RF100_SETS}.get(result["suite"], 0) - len(result["sets"]))

@@ -11,12 +11,16 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
-from torchvision.ops import nms
+from torchvision.ops import batched_nms, nms
 
+from trex2_mini.boxes import check_boxes, check_points
 from trex2_mini.detector import Detections, Detector, top_detections
+from trex2_mini.prompt_bank import PromptBank, together
 
 OVERLAP = 1.5  # of neighbouring tiles, in sides of the longest exemplar
 # IoU above which two boxes are one object; on emoji-count's val split better than the detector's own 0.7
@@ -40,21 +44,87 @@ def tile_grid(image: np.ndarray, exemplars: np.ndarray, sides: float) -> list[tu
 
     The answering parts meet midway in the overlaps and cover the picture once; the outermost reach to infinity.
     """
-    height, width = image.shape[:2]
     extents = (exemplars[:, 2:] - exemplars[:, :2]).clip(1)
     wanted = round(sides * float(np.sqrt(extents.prod(1)).mean()))
-    overlap = min(round(OVERLAP * float(extents.max())), wanted // 2)
+    return _grid(image.shape[:2], (wanted, wanted), min(round(OVERLAP * float(extents.max())), wanted // 2))
+
+
+def _grid(size: tuple[int, int], wanted: tuple[int, int], overlap: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """`tile_grid` of a picture (height, width) and tiles of (height, width), which is less in a smaller picture."""
     spans = []
-    for length in (width, height):
-        tile = min(wanted, length)
+    for length, side in zip(size, wanted):
+        tile = min(side, length)
         starts = tile_starts(length, tile, overlap)
         borders = [-math.inf, *((a + tile + b) / 2 for a, b in itertools.pairwise(starts)), math.inf]
         spans.append([(start, start + tile, *own) for start, own in zip(starts, itertools.pairwise(borders))])
     return [
         (np.array([x1, y1, x2, y2]), np.array([left, top, right, bottom]))
-        for y1, y2, top, bottom in spans[1]
-        for x1, x2, left, right in spans[0]
+        for y1, y2, top, bottom in spans[0]
+        for x1, x2, left, right in spans[1]
     ]
+
+
+def _around(image: np.ndarray, box: np.ndarray, extent: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The part of a picture, `extent` (width, height) in size, around a box [4] xyxy; and its corner (x, y)."""
+    x, y = ((box[:2] + box[2:] - extent) / 2).round().clip(0, image.shape[1::-1] - extent).astype(int)
+    return image[y : y + extent[1], x : x + extent[0]], np.array([x, y])
+
+
+def detect_in_parts(
+    detector: Detector,
+    image: np.ndarray,
+    parts: int,
+    boxes: Mapping[str, Sequence] | None = None,
+    points: Mapping[str, Sequence] | None = None,
+    prompts: PromptBank | None = None,
+    max_detections: int = 300,
+    class_agnostic_nms: bool = False,
+    **options: Any,
+) -> Detections:
+    """`Detector.detect` on parts x parts overlapping parts of uint8 [H, W, 3], for many or small objects.
+
+    Neighbours share a fifth of a part, and boxes that overlap by more than DUPLICATE are one object. Boxes and points
+    are embedded in a part around them, together with `prompts`; negative boxes and points cannot be given. `queries`
+    of the result are those of the part that used most. Raises ValueError.
+    """
+    if parts < 1 or parts > min(image.shape[:2]) // 8:
+        raise ValueError(f"expected 1 to {min(image.shape[:2]) // 8} parts a side of this picture, got {parts}")
+    height, width = image.shape[:2]
+    if boxes:
+        boxes = {name: check_boxes(own, height, width, f"boxes[{name!r}]") for name, own in boxes.items()}
+    if points:
+        points = {name: check_points(own, height, width, f"points[{name!r}]") for name, own in points.items()}
+    tile = tuple(math.ceil(length / (1 + 0.8 * (parts - 1))) for length in (height, width))
+    grid = _grid((height, width), tile, min(tile) // 5)
+    extent = grid[0][0][2:] - grid[0][0][:2]
+    shown: dict[str, list] = {}
+    for kind, given in (("boxes", boxes), ("points", points)):
+        for name, own in (given or {}).items():
+            for place in np.asarray(own):
+                view, corner = _around(image, np.resize(place, 4), extent)
+                if kind == "boxes":
+                    shown.setdefault(name, []).append(
+                        (view, [(place - np.tile(corner, 2)).clip(0, [*extent, *extent])])
+                    )
+                else:
+                    shown.setdefault(name, []).append((view, None, [place - corner]))
+    if shown:
+        prompts = together([detector.embed(shown), *([prompts] if prompts else [])])
+    found = []
+    for (x1, y1, x2, y2), own in grid:
+        part = detector.detect(
+            image[y1:y2, x1:x2], prompts=prompts, max_detections=max_detections,
+            class_agnostic_nms=class_agnostic_nms, **options,
+        )  # fmt: skip
+        part.boxes += np.array([x1, y1, x1, y1], np.float32)
+        centres = (part.boxes[:, :2] + part.boxes[:, 2:]) / 2
+        found.append(part[((centres >= own[:2]) & (centres < own[2:])).all(1)])
+    placed, scores = np.concatenate([own.boxes for own in found]), np.concatenate([own.scores for own in found])
+    labels = np.concatenate([own.labels for own in found])
+    groups = np.zeros_like(labels) if class_agnostic_nms else labels
+    keep = batched_nms(*map(torch.from_numpy, (placed, scores, groups)), DUPLICATE).numpy()[:max_detections]
+    used = max((own.queries for own in found if own.queries), default=None)
+    return Detections(placed[keep], scores[keep], labels[keep], found[0].names, used)
 
 
 @torch.inference_mode()
@@ -71,10 +141,8 @@ def detect_in_tiles(
     extent = grid[0][0][2:] - grid[0][0][:2]
     shown = []
     for box in exemplars:
-        corner = ((box[:2] + box[2:] - extent) / 2).round().clip(0, image.shape[1::-1] - extent).astype(int)
-        x, y = corner.tolist()
-        view = image[y : y + extent[1], x : x + extent[0]]
-        shown.append((view, [(box - [x, y, x, y]).clip(0, [*extent, *extent]).tolist()]))
+        view, corner = _around(image, box, extent)
+        shown.append((view, [(box - np.tile(corner, 2)).clip(0, [*extent, *extent]).tolist()]))
     prompts = detector.embed({name: shown}).embeddings.to(detector.device)
 
     boxes, scores = [], []

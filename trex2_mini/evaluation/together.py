@@ -1,8 +1,8 @@
 """All protocols on the same images of a set, with several draws: what a table of the paper compares.
 
 `evaluate` measures one protocol at a time, from pictures to AP. Here every image, and every example of all draws, is
-encoded once, which is most of the work; the numbers are those of `evaluate`. All protocols are given the same
-categories: those that have an example in the reference set.
+encoded once, which is most of the work; the numbers are those of `evaluate`. Images are taken in pieces, so that their
+features fit a budget. All protocols are given the same categories: those that have an example in the reference set.
 
     text, visual-g, mixed, visual-i, visual-i-others   as in protocols.py
     points, points-others                              visual-i by centre points instead of boxes
@@ -29,14 +29,15 @@ from trex2_mini.evaluation.interactive import draw_prompts, echo_detections, onl
 from trex2_mini.evaluation.protocols import mixed, text, visual_generic, visual_interactive
 from trex2_mini.evaluation.provenance import describe_code, describe_dataset
 from trex2_mini.evaluation.region import region_ranks, region_scores
-from trex2_mini.evaluation.trial import Answers, Trial, open_detector, opened
+from trex2_mini.evaluation.trial import Answers, Packed, Trial, open_detector, opened
 from trex2_mini.model.image_encoder import ImageFeatures
+from trex2_mini.processes import process
 from trex2_mini.prompt_bank import PromptBank
 
 
 @dataclass(frozen=True)
 class HeldTrial(Trial):
-    """A trial that encodes its images once, however often it is gone through; about 0.6 MB an image of `nano`."""
+    """A trial that encodes its images once, however often it is gone through."""
 
     held: list[tuple[list[Sample], ImageFeatures]] = field(default_factory=list)
 
@@ -46,6 +47,19 @@ class HeldTrial(Trial):
         for samples, features in self.held:
             yield samples, features
             features.kept.clear()
+
+
+def pieces(trial: Trial, memory: float) -> Iterator[HeldTrial]:
+    """A trial in pieces whose features take about `memory` GiB each, in whole rounds of batches: the answers are those
+    of the whole trial.
+    """
+    model, batch = trial.detector.config.model, trial.batch_size * process()[1]
+    tokens = sum((model.short_side // s + 1) * (model.long_side // s + 1) for s in model.strides)
+    an_image = 4 * tokens * model.dim + 12 * tokens + 3 * model.short_side * model.long_side  # bytes
+    size = batch * max(1, int(memory * 2**30 / an_image / trial.batch_size))
+    for first in range(trial.first, trial.images, size):
+        last = min(first + size, trial.images)
+        yield HeldTrial(trial.detector, trial.dataset, last, trial.batch_size, trial.progress, first)
 
 
 @dataclass
@@ -96,16 +110,21 @@ def together(
     seed: int = 0,
     baselines: Sequence[str] = (),
     batch_size: int = 8,
+    memory: float = 2.0,
     progress: bool = True,
 ) -> Together:
     """Every protocol on the first `limit` images, with the seeds seed, ..., seed + draws - 1. Arguments as in
     `evaluate`.
+
+    memory: GiB that the images' features may take at a time (in each process), however many images there are.
 
     Raises ValueError for a number under 1, and where no category has an example.
     """
     for what, number in {"examples": examples, "draws": draws, "limit": limit}.items():
         if number is not None and number < 1:
             raise ValueError(f"{what} must be at least 1, got {number}")
+    if not memory > 0:
+        raise ValueError(f"memory must be above 0 GiB, got {memory}")
     reference = reference_of(data) if reference is None else reference
     detector, weights = open_detector(checkpoint)
     dataset, references = opened(data), opened(reference)
@@ -113,26 +132,44 @@ def together(
     banks = visual_banks(detector, references, dataset.names, [(examples, s) for s in seeds], batch_size, progress)
     labels = [label for label, name in enumerate(dataset.names) if name in banks[0].names]
     ids = [dataset.category_ids[label] for label in labels]
-    trial = HeldTrial(detector, dataset, len(dataset.coco["images"][:limit]), batch_size, progress)
+    trial = Trial(detector, dataset, len(dataset.coco["images"][:limit]), batch_size, progress)
+    words = detector.model.encode_text([dataset.names[label] for label in labels])
+    prompts = [draw_prompts(dataset.coco, s, set(ids), set(trial.image_ids)) for s in seeds]
+    rows: dict[str, list[Packed] | list[list[dict]]] = {}
+    for piece in pieces(trial, memory):
+        here = set(piece.image_ids)
+        drawn = [{pair: own for pair, own in each.items() if pair[0] in here} for each in prompts]
+        found = {
+            "text": [text(piece, labels)],
+            "visual-g": [visual_generic(piece, labels, bank) for bank in banks],
+            "mixed": [mixed(piece, labels, bank) for bank in banks],
+            "visual-i": [visual_interactive(piece, own) for own in drawn],
+            "points": [visual_interactive(piece, own, points=True) for own in drawn],
+            "region": [region_ranks(piece, labels, words)],
+            "region-visual": [region_ranks(piece, labels, bank.embeddings) for bank in banks],
+        }
+        for kind, several in found.items():
+            empty = list if kind.startswith("region") else Packed
+            for whole, own in zip(rows.setdefault(kind, [empty() for _ in several]), several):
+                whole.extend(own)
 
-    def given(detections: list[dict], truth: dict = dataset.coco) -> Answers:
-        return Answers(truth, detections, ids, trial.image_ids)
+    def given(detections: Sequence[dict], truth: dict = dataset.coco) -> Answers:
+        packed = detections if isinstance(detections, Packed) else Packed()
+        if packed is not detections:
+            packed.extend(detections)
+        return Answers(truth, packed, ids, trial.image_ids)
 
-    answers = {"text": [given(text(trial, labels))]}
-    answers["visual-g"] = [given(visual_generic(trial, labels, bank)) for bank in banks]
-    answers["mixed"] = [given(mixed(trial, labels, bank)) for bank in banks]
-    for s in seeds:
-        drawn = draw_prompts(dataset.coco, s, set(ids), set(trial.image_ids))
-        kinds = {"visual-i": visual_interactive(trial, drawn), "points": visual_interactive(trial, drawn, points=True)}
-        kinds["echo"] = echo_detections(drawn)
-        kinds |= {kind: baseline_detections(kind, dataset, drawn, trial.image_ids, progress) for kind in baselines}
+    answers = {kind: [given(own) for own in rows[kind]] for kind in ("text", "visual-g", "mixed")}
+    readable = set(trial.image_ids)
+    prompts = [{pair: own for pair, own in each.items() if pair[0] in readable} for each in prompts]
+    for draw, own in enumerate(prompts):
+        kinds = {kind: rows[kind][draw] for kind in ("visual-i", "points")} | {"echo": echo_detections(own)}
+        kinds |= {kind: baseline_detections(kind, dataset, own, trial.image_ids, progress) for kind in baselines}
         for kind, detections in kinds.items():
-            truth, others, _ = only_others(dataset.coco, detections, drawn)
+            truth, others, _ = only_others(dataset.coco, list(detections), own)
             answers.setdefault(kind, []).append(given(detections))
             answers.setdefault(f"{kind}-others", []).append(given(others, truth))
-    words = detector.model.encode_text([dataset.names[label] for label in labels])
-    regions = {"region": [region_ranks(trial, labels, words)]}
-    regions["region-visual"] = [region_ranks(trial, labels, bank.embeddings) for bank in banks]
+    regions = {kind: rows[kind] for kind in ("region", "region-visual")}
     about = {
         "data": str(data) if isinstance(data, (str, Path)) else dataset.path.parent.name,
         "images": trial.images, "prompts": len(labels), "examples": examples, "draws": draws, "seed": seed,

@@ -158,10 +158,8 @@ def check_prompts(prompts: Sequence[Mapping], height: int, width: int, names: Se
             raise PromptError(
                 f"{what}: unknown category {category!r}; expected one of {list(names)}, or add it to `categories`"
             )
-        place, negative = (
-            _place(check, given[key], height, width, f"{what}[{key!r}]"),
-            bool(given.get("negative", False)),
-        )
+        place = _place(check, given[key], height, width, f"{what}[{key!r}]")
+        negative = bool(given.get("negative", False))
         checked.append(
             {"id": given.get("id") or _fresh("p"), "category": category, "kind": kind, "negative": negative, key: place}
         )
@@ -176,11 +174,9 @@ def check_detections(detections: Sequence[Mapping], height: int, width: int) -> 
         _check_keys(given, {"id", "box", "label", "score", "state"}, what)
         if not {"box", "label"} <= given.keys():
             raise PromptError(f"{what}: expected a 'box' and a 'label', got {dict(given)!r}")
-        box, score, state = (
-            _place(check_boxes, given["box"], height, width, f"{what}['box']"),
-            given.get("score", 1.0),
-            given.get("state", STATES[0]),
-        )
+        box = _place(check_boxes, given["box"], height, width, f"{what}['box']")
+        score = given.get("score", 1.0)
+        state = given.get("state", STATES[0])
         if not isinstance(score, (int, float)) or not (0 <= score <= 1) or state not in STATES:
             raise PromptError(f"{what}: expected a score in 0..1 and a state of {STATES}, got {score!r} and {state!r}")
         checked.append(
@@ -232,10 +228,8 @@ def as_annotations(prompts: Sequence[Mapping], reviewed: Sequence[Mapping], name
         if not same or box_iou(_boxes([row]), _boxes(same)).max() < SAME_OBJECT:
             rows.append(row)
     known = list(dict.fromkeys([*names, *(row["label"] for row in rows)]))
-    scores, labels = (
-        np.array([r["score"] for r in rows], np.float32),
-        np.array([known.index(r["label"]) for r in rows], int),
-    )
+    scores = np.array([r["score"] for r in rows], np.float32)
+    labels = np.array([known.index(r["label"]) for r in rows], int)
     return Detections(_boxes(rows).numpy(), scores, labels, known)
 
 

@@ -352,12 +352,10 @@ class PromptStudio(ipywidgets.VBox):
         self.beta = ipywidgets.FloatSlider(
             0.3, min=0, max=2, step=0.05, description="Beta", tooltip="how much a negative prompt takes", **one_line
         )
-        self.counts, self.timing, self.message, self.gallery = (
-            ipywidgets.HTML(),
-            ipywidgets.HTML(),
-            ipywidgets.HTML(),
-            ipywidgets.HBox(),
-        )
+        self.counts = ipywidgets.HTML()
+        self.timing = ipywidgets.HTML()
+        self.message = ipywidgets.HTML()
+        self.gallery = ipywidgets.HBox()
         self.gallery.layout.flex_flow = "row wrap"
         self.upload = ipywidgets.FileUpload(accept="image/*", multiple=True, description="Upload")
         path, bank_path, export_path = (
@@ -390,29 +388,11 @@ class PromptStudio(ipywidgets.VBox):
             ),
         }
         button = {name: self._button(name, *given) for name, given in actions.items()}
-        named = {
-            "image": self.chooser,
-            "path": path,
-            "upload": self.upload,
-            "workflow": self.workflow,
-            "text": self.text,
-            "counts": self.counts,
-        }
-        named |= {
-            "negative-text": self.negative_text,
-            "threshold": self.threshold,
-            "beta": self.beta,
-            "timing": self.timing,
-            "message": self.message,
-        }
-        named |= {
-            "gallery": self.gallery,
-            "bank-path": bank_path,
-            "official": official,
-            "export-path": export_path,
-            "format": form,
-        }
-        for name, control in named.items():
+        names = "image path upload workflow text counts negative-text threshold beta timing message gallery".split()
+        controls = [self.chooser, path, self.upload, self.workflow, self.text, self.counts, self.negative_text]
+        controls += [self.threshold, self.beta, self.timing, self.message, self.gallery]
+        names += ["bank-path", "official", "export-path", "format"]
+        for name, control in zip(names, [*controls, bank_path, official, export_path, form], strict=True):
             control.add_class(f"trex-studio-{name}")
         for control in (self.workflow, self.text, self.negative_text, self.beta):
             control.observe(self._when_user(self.answer), "value")

@@ -59,10 +59,8 @@ def detection_losses(
         image, item = denoising.real.nonzero(as_tuple=True)
         query = denoising.positives()[:, item].flatten()  # (groups * objects)
         image = image.repeat(denoising.groups)
-        label, box = (
-            torch.cat(targets.labels).repeat(denoising.groups),
-            torch.cat(targets.boxes).repeat(denoising.groups, 1),
-        )
+        label = torch.cat(targets.labels).repeat(denoising.groups)
+        box = torch.cat(targets.boxes).repeat(denoising.groups, 1)
         absent = ~denoising.real.repeat(1, 2 * denoising.groups)  # (B, M): padded queries carry no loss
         for layer in output.denoising:
             _add(

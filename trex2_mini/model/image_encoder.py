@@ -84,14 +84,6 @@ class ImageFeatures:
         """`padding` for attention: None where no image is padded, so that nothing needs masking."""
         return self.padding if self.fewest < self.padding.shape[1] else None
 
-    def select(self, indices: Sequence[int]) -> ImageFeatures:
-        """The images at `indices` (repeats allowed)."""
-        index = torch.as_tensor(indices, dtype=torch.long, device=self.device)
-        sizes = [self.sizes[i] for i in index.tolist()]
-        return ImageFeatures(
-            self.tokens[index], self.shapes, self.padding[index], self.centres[index], self.valid[index], sizes
-        )
-
 
 class EncoderLayer(nn.Module):
     """Deformable self-attention and feed-forward, post-norm (Deformable DETR's encoder layer)."""

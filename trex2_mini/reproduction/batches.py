@@ -20,6 +20,7 @@ import math
 import multiprocessing
 import os
 import time
+from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,18 +37,8 @@ from trex2_mini.paths import REPOSITORY, write_text
 NOTEBOOKS = REPOSITORY / "notebooks"
 PARAMETERS = NOTEBOOKS / "params"
 SCALES = ("smoke", "laptop", "full")
-NOT_MEASURED = (
-    "versions",
-    "config",
-    "recipe",
-    "parameters",
-    "images",
-    "per_category",
-    "dataset",
-    "reference",
-    "by_seed",
-    "seed",
-    "claims",
+NOT_MEASURED = frozenset(
+    "versions config recipe parameters images per_category dataset reference by_seed seed claims".split()
 )
 COLUMNS = ("notebook", "parameters", "status", "seconds", "measure", "value")
 PICTURES = 6  # of a run, in the HTML
@@ -188,11 +179,18 @@ def finished(folder: Path) -> dict | None:
     return state if state.get("status") == "done" else None
 
 
-def reproduce(runs: list[Run], out: str | Path, workers: int = 1, submitit: str | None = None) -> pd.DataFrame:
+def reproduce(
+    runs: list[Run],
+    out: str | Path,
+    workers: int = 1,
+    submitit: str | None = None,
+    parameters: Mapping[str, str] | None = None,
+) -> pd.DataFrame:
     """Execute what is not done yet, write table.csv, table.md and table.html in `out`, and return the table.
 
     workers: runs at a time on this machine, which share its cores. submitit: "local" or "slurm" instead: every run is a
-    job. Its rows: COLUMNS for each measure of each run; of a failed run one row without a measure. Raises ValueError
+    job, with submitit's own `parameters` (slurm_partition, slurm_account, gpus_per_node, timeout_min ...). The table's
+    rows: COLUMNS for each measure of each run; of a failed run one row without a measure. Raises ValueError
     for no runs, under one worker, another executor, or if submitit is not installed.
     """
     if not runs or workers < 1:
@@ -209,7 +207,7 @@ def reproduce(runs: list[Run], out: str | Path, workers: int = 1, submitit: str 
         for folder, run in tqdm(todo.items(), unit="run"):
             states[folder] = execute(run, folder)
     elif todo:
-        with _executor(out, workers, submitit, max(run.minutes for run in todo.values())) as pool:
+        with _executor(out, workers, submitit, max(run.minutes for run in todo.values()), parameters) as pool:
             jobs = {pool.submit(execute, run, folder): folder for folder, run in todo.items()}
             for job in tqdm(_as_completed(jobs, submitit), total=len(jobs), unit="run"):
                 try:
@@ -220,8 +218,10 @@ def reproduce(runs: list[Run], out: str | Path, workers: int = 1, submitit: str 
     return write_table(states, out)
 
 
-def _executor(out: Path, workers: int, submitit: str | None, minutes: float):
+def _executor(out: Path, workers: int, submitit: str | None, minutes: float, parameters: Mapping[str, str] | None):
     """Processes of this machine, or jobs of a cluster."""
+    if parameters and submitit is None:
+        raise ValueError("parameters of jobs need an executor: --submitit slurm")
     if submitit is None:
         threads = str(max(1, (os.cpu_count() or 1) // workers))
         spawn = multiprocessing.get_context("spawn")  # a forked torch with threads may hang
@@ -234,7 +234,11 @@ def _executor(out: Path, workers: int, submitit: str | None, minutes: float):
         raise ValueError('submitit is not installed: pip install "trex2-mini[cluster]"') from error
 
     jobs = AutoExecutor(folder=out / "submitit", cluster=submitit)
-    jobs.update_parameters(timeout_min=math.ceil(10 + 4 * minutes), cpus_per_task=2)
+    given = {key: int(value) if value.isdigit() else value for key, value in (parameters or {}).items()}
+    try:
+        jobs.update_parameters(**{"timeout_min": math.ceil(10 + 4 * minutes), "cpus_per_task": 2} | given)
+    except (NameError, TypeError, AssertionError) as error:
+        raise ValueError(f"submitit does not take the parameters {given}: {error}") from error
     return contextlib.nullcontext(jobs)
 
 

@@ -211,9 +211,7 @@ def prompts_sweep(
     seed: int = 0,
     progress: bool = True,
 ) -> dict[int, list[Answers]]:
-    """Visual-G by each number of example images, a list of draws: `examples_sweep` of repeat.py with every image
-    encoded once.
-    """
+    """Visual-G by each number of example images, a list of draws; every image is encoded once."""
     pairs = [(number, seed + draw) for number in numbers for draw in range(draws)]
     banks = visual_banks(detector, reference, test.names, pairs, progress=progress)
     trial, labels = HeldTrial(detector, test, len(test), progress=progress), list(range(len(test.names)))
@@ -359,134 +357,92 @@ def findings(
     prompts = {n: table(5, c, prompts=n) for n in (1, 16, 64)}
 
     add(
-        "A box on the image itself finds more than examples from other images (COCO)",
-        "tables 1, 2",
-        (box[c], table(1, c, prompt="visual-g")),
-        images(coco, "visual-i", "visual-g"),
-    )
+        "A box on the image itself finds more than examples from other images (COCO)", "tables 1, 2",
+        (box[c], table(1, c, prompt="visual-g")), images(coco, "visual-i", "visual-g"),
+    )  # fmt: skip
     add(
-        "A box on the image itself finds more than text (COCO)",
-        "tables 1, 2",
-        (box[c], table(1, c, prompt="text")),
+        "A box on the image itself finds more than text (COCO)", "tables 1, 2", (box[c], table(1, c, prompt="text")),
         images(coco, "visual-i", "text"),
-    )
+    )  # fmt: skip
     add(
-        "... on the long tail too (LVIS)",
-        "tables 1, 2",
-        (box[v], table(1, v, prompt="text")),
+        "... on the long tail too (LVIS)", "tables 1, 2", (box[v], table(1, v, prompt="text")),
         images(lvis, "visual-i", "text"),
-    )
+    )  # fmt: skip
     add("A box says more than a point (COCO)", "table 2", (box[c], point[c]), images(coco, "visual-i", "points"))
     add(
-        "... but slightly: a point keeps nine tenths of a box's AP (COCO)",
-        "table 2",
-        (point[c], 0.9 * box[c]),
+        "... but slightly: a point keeps nine tenths of a box's AP (COCO)", "table 2", (point[c], 0.9 * box[c]),
         compared(coco.ap("points"), 0.9 * coco.ap("visual-i"), "images"),
-    )
+    )  # fmt: skip
     add(
-        "A box on the image itself does best on rare categories: AP_r above AP_f (LVIS)",
-        "table 2",
-        (box[r], box[f]),
+        "A box on the image itself does best on rare categories: AP_r above AP_f (LVIS)", "table 2", (box[r], box[f]),
         compared(lvis.ap("visual-i", "r"), lvis.ap("visual-i", "f"), "images"),
-    )
+    )  # fmt: skip
     add(
-        "Text beats examples on common categories (COCO)",
-        "table 1",
-        table1(c, "text", "visual-g"),
+        "Text beats examples on common categories (COCO)", "table 1", table1(c, "text", "visual-g"),
         images(coco, "text", "visual-g", "trained"),
-    )
+    )  # fmt: skip
     add(
-        "Examples beat text on rare categories (LVIS AP_r; ours: never trained)",
-        "table 1",
-        table1(r, "visual-g", "text"),
-        images(lvis, "visual-g", "text", "r"),
-    )
+        "Examples beat text on rare categories (LVIS AP_r; ours: never trained)", "table 1",
+        table1(r, "visual-g", "text"), images(lvis, "visual-g", "text", "r"),
+    )  # fmt: skip
     add(
-        "Text's lead over examples grows with frequency: larger in AP_f than in AP_r (LVIS)",
-        "table 1",
-        (
-            table(1, f, prompt="text") - table(1, f, prompt="visual-g"),
-            table(1, r, prompt="text") - table(1, r, prompt="visual-g"),
-        ),
+        "Text's lead over examples grows with frequency: larger in AP_f than in AP_r (LVIS)", "table 1",
+        (np.subtract(*table1(f, "text", "visual-g")), np.subtract(*table1(r, "text", "visual-g"))),
         compared(lead("f"), lead("r"), "images"),
-    )
+    )  # fmt: skip
     add(
-        "Far from the training data examples beat text: mean over sets (ODinW; ours: emoji-wild)",
-        "table 1",
-        table1("odinw35_avg", "visual-g", "text"),
-        sets(np.mean),
-    )
+        "Far from the training data examples beat text: mean over sets (ODinW; ours: emoji-wild)", "table 1",
+        table1("odinw35_avg", "visual-g", "text"), sets(np.mean),
+    )  # fmt: skip
     add("... and the median over sets", "table 1", table1("odinw35_median", "visual-g", "text"), sets(np.median))
     add(
-        "Words and examples together beat examples on common categories (COCO)",
-        "table 8",
-        (both[c], single[c][1]),
+        "Words and examples together beat examples on common categories (COCO)", "table 8", (both[c], single[c][1]),
         images(coco, "mixed", "visual-g", "trained"),
-    )
+    )  # fmt: skip
     add(
-        "... and lose to words there (COCO)",
-        "table 8",
-        (single[c][0], both[c]),
+        "... and lose to words there (COCO)", "table 8", (single[c][0], both[c]),
         images(coco, "text", "mixed", "trained"),
-    )
+    )  # fmt: skip
     add(
-        "Together they beat the better of the two on the long tail (LVIS)",
-        "table 8",
-        (both[v], max(single[v])),
+        "Together they beat the better of the two on the long tail (LVIS)", "table 8", (both[v], max(single[v])),
         compared(lvis.ap("mixed"), better(), "images"),
-    )
+    )  # fmt: skip
     add(
-        "... and on its rare end (LVIS AP_r; ours: never trained)",
-        "table 8",
-        (both[r], max(single[r])),
+        "... and on its rare end (LVIS AP_r; ours: never trained)", "table 8", (both[r], max(single[r])),
         compared(lvis.ap("mixed", "r"), better("r"), "images"),
-    )
+    )  # fmt: skip
     add(
-        "16 examples are better than one (COCO)",
-        "table 5",
-        (prompts[16], prompts[1]),
+        "16 examples are better than one (COCO)", "table 5", (prompts[16], prompts[1]),
         compared(sweep[16], sweep[1], "images"),
-    )
+    )  # fmt: skip
     add(
-        "Examples saturate: from 1 to 16 gains more than from 16 to 64 (COCO)",
-        "table 5",
+        "Examples saturate: from 1 to 16 gains more than from 16 to 64 (COCO)", "table 5",
         (prompts[16] - prompts[1], prompts[64] - prompts[16]),
         compared(sweep[16] - sweep[1], sweep[64] - sweep[16], "images"),
-    )
+    )  # fmt: skip
     seconds = {name: 1 / table(7, name, backbone="Swin-T") for name in ("fps", "interactive_fps")}
     add(
-        "A further prompt costs less than half of a full pass (half, its share; in percent)",
-        "table 7",
+        "A further prompt costs less than half of a full pass (half, its share; in percent)", "table 7",
         (50.0, 100 * seconds["interactive_fps"] / seconds["fps"]),
-        compared(
-            np.full(1 + len(shares), 50.0), np.concatenate([[np.median(shares)], shares]), f"{len(shares)} rounds"
-        ),
-    )
+        compared(np.full(1 + len(shares), 50.0), np.array([np.median(shares), *shares]), f"{len(shares)} rounds"),
+    )  # fmt: skip
     add(
-        "Regions are named better than by CLIP on crops (COCO top-1)",
-        "table 9",
-        (table(9, "coco_top1", method="T-Rex2", backbone="Swin-T"), table(9, "coco_top1", method="CLIP")),
-        None,
+        "Regions are named better than by CLIP on crops (COCO top-1)", "table 9",
+        (table(9, "coco_top1", method="T-Rex2", backbone="Swin-T"), table(9, "coco_top1", method="CLIP")), None,
         "CLIP's weights cannot be had without a network; the next row is a stand-in",
-    )
+    )  # fmt: skip
     add(
         "Stand-in: V names regions better than crops seen by a frozen ImageNet backbone, both by examples",
-        "not in the paper",
-        None,
-        compared(coco.top1(coco.found.regions["region-visual"]), coco.top1(crops), "images"),
-    )
+        "not in the paper", None, compared(coco.top1(coco.found.regions["region-visual"]), coco.top1(crops), "images"),
+    )  # fmt: skip
     add(
-        "Without the prompted instances Visual-I's AP is lower (COCO)",
-        "not in the paper",
-        None,
+        "Without the prompted instances Visual-I's AP is lower (COCO)", "not in the paper", None,
         images(coco, "visual-i", "visual-i-others"),
-    )
+    )  # fmt: skip
     add(
-        "An echo of the prompts has more than half of Visual-I's AP (COCO)",
-        "not in the paper",
-        None,
+        "An echo of the prompts has more than half of Visual-I's AP (COCO)", "not in the paper", None,
         compared(coco.ap("echo"), 0.5 * coco.ap("visual-i"), "images"),
-    )
+    )  # fmt: skip
 
     def variants(statement: str, column: str, more: tuple[str, str], less: tuple[str, str]) -> None:
         """Two rows of table 4, (training, prompt) each, of one prompt, and the runs of the same names."""

@@ -5,17 +5,20 @@ ahead.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
+import yaml
 from PIL import Image
 from torchvision.ops import box_area
 from torchvision.transforms import v2
 
 from trex2_mini.datasets.coco import CocoDataset
 from trex2_mini.datasets.cutout_sets import cut_out
-from trex2_mini.datasets.registry import open_dataset
+from trex2_mini.datasets.large.index import ParquetDataset
+from trex2_mini.datasets.registry import open_training_set
 from trex2_mini.datasets.sample import Sample
 from trex2_mini.datasets.scenes.batches import CutoutBatches, EmojiBatches, drawn_size, to_array, to_tensors
 from trex2_mini.datasets.scenes.cutouts import Backgrounds
@@ -48,7 +51,7 @@ class DatasetBatches:
 
     def __init__(
         self,
-        dataset: CocoDataset,
+        dataset: CocoDataset | ParquetDataset,
         batch_size: int,
         seed: int = 0,
         short_side: int = 192,
@@ -61,22 +64,14 @@ class DatasetBatches:
         self.names = dataset.names
         # a data engine's rare phrases are no negatives: only those of its global dictionary are (paper, section 3.3)
         self.trainable = [label for label, c in enumerate(dataset.categories) if c.get("negative", True)]
-        self._label_of = {category: label for label, category in enumerate(dataset.category_ids)}
-        self._annotations = dataset.annotations_by_image()
-        index_of = {image["id"]: index for index, image in enumerate(dataset.coco["images"])}
-        held: dict[int, set[int]] = {}
-        for annotation in dataset.coco["annotations"]:
-            if not annotation.get("iscrowd", 0):
-                held.setdefault(index_of[annotation["image_id"]], set()).add(self._label_of[annotation["category_id"]])
-        if not held:
+        self._holdings = dataset.holdings
+        if not len(self._holdings.pictures):
             raise ValueError(f"{dataset.path} holds no object to train on")
-        self._pictures = sorted(held)
-        dataset.left_out.most = min(dataset.left_out.most, len(self._pictures) // 2)
-        self._labels = {index: sorted(labels) for index, labels in held.items()}
-        self._with: dict[int, list[int]] = {}
-        for index in self._pictures:
-            for label in self._labels[index]:
-                self._with.setdefault(label, []).append(index)
+        dataset.left_out.most = min(dataset.left_out.most, len(self._holdings.pictures) // 2)
+        self._annotations: dict[int, list[dict]] = {}  # with masks, to paste from
+        if pasted and isinstance(dataset, CocoDataset):
+            self._annotations = dataset.annotations_by_image()
+            self._label_of = {category: label for label, category in enumerate(dataset.category_ids)}
 
     def __call__(self, step: int) -> list[Sample]:
         rng = np.random.default_rng([self.seed, step, 3])
@@ -88,15 +83,16 @@ class DatasetBatches:
 
     def _drawn(self, count: int, size: tuple[int, int], rng: np.random.Generator) -> list[Sample]:
         batch: list[Sample] = []
-        held = sorted(self._with)
+        held = self._holdings
         cuts: list[tuple[Image.Image, int]] = []
         for i in range(count):
             if i % 2 == 0:
-                pool = self._with[int(rng.choice(held))] if rng.random() < self.balance else self._pictures
+                pool = held.holding(rng.choice(held.labels)) if rng.random() < self.balance else held.pictures
             index = pool[rng.integers(len(pool))]
-            while (sample := self.dataset.read(index)) is None:
-                index = self._pictures[rng.integers(len(self._pictures))]
-            pool = self._with[int(rng.choice(self._labels[index]))]  # the next picture shares a category with this one
+            while (sample := self.dataset.read(int(index))) is None:
+                index = held.pictures[rng.integers(len(held.pictures))]
+            if len(sample.labels):  # the next picture shares a category with this one
+                pool = held.holding(rng.choice(np.unique(sample.labels)))
             cuts = (cuts if i % 2 else []) + self._cuts(sample)
             if sample.vocabulary is not None:  # others of a kind that was not looked for may be there without a box
                 cuts = [(cut, label) for cut, label in cuts if label in sample.vocabulary]
@@ -107,9 +103,7 @@ class DatasetBatches:
 
     def _cuts(self, sample: Sample) -> list[tuple[Image.Image, int]]:
         """The objects of a picture that can be set into others."""
-        if not self.pasted:
-            return []
-        entries = self._annotations[sample.image_id]
+        entries = self._annotations.get(sample.image_id, ())
         found = [(cut_out(sample.image, entry), self._label_of[entry["category_id"]]) for entry in entries]
         return [(cut, label) for cut, label in found if cut is not None]
 
@@ -130,7 +124,8 @@ class DatasetBatches:
             picture, boxes = view(picture, whole)
         kept = (box_area(boxes) >= self.least_visible * box_area(whole)) & (box_area(boxes) >= 9)
         labels = sample.labels[kept.numpy()]
-        return Sample(to_array(picture), boxes[kept].numpy(), labels, sample.image_id, vocabulary=sample.vocabulary)
+        known = {"vocabulary": sample.vocabulary, "ambiguous": sample.ambiguous}
+        return Sample(to_array(picture), boxes[kept].numpy(), labels, sample.image_id, **known)
 
 
 Source = EmojiBatches | CutoutBatches | DatasetBatches
@@ -147,6 +142,9 @@ class MixedBatches:
         sources, shares: where pictures come from, and how often.
         short_sides: px; each step has one of them, drawn evenly. All pictures of a batch have one size.
         parts: batches (parts) of one step.
+        visual_shares: of the sources in visual iterations, where they differ; 0: the source is for text alone, as one
+            with a share of 0 in `shares` is for visual prompts alone.
+        kinds: what the iteration of a step trains (`iteration_kinds`); needed with visual_shares.
     """
 
     def __init__(
@@ -156,11 +154,19 @@ class MixedBatches:
         seed: int = 0,
         short_sides: Sequence[int] = (192,),
         parts: int = 1,
+        visual_shares: Sequence[float] | None = None,
+        kinds: Callable[[int], tuple[str, ...]] = lambda step: ("text",),
     ):
-        if len(sources) != len(shares) or not sources or min(shares) <= 0:
+        own = {"text": shares, "visual": shares if visual_shares is None else visual_shares}
+        for values in own.values():
+            if len(sources) != len(values) or not sources or min(values) < 0 or sum(values) <= 0:
+                raise ValueError(f"expected a share above 0 for each of {len(sources)} sources, got {list(values)}")
+        if (visual_shares is None and min(shares) == 0) or any(a == b == 0 for a, b in zip(*own.values())):
             raise ValueError(f"expected a share above 0 for each of {len(sources)} sources, got {list(shares)}")
         self.sources, self.seed, self.short_sides, self.parts = list(sources), seed, tuple(short_sides), parts
-        self.shares = np.array(shares) / sum(shares)
+        self.shares = {kind: np.array(values) / sum(values) for kind, values in own.items()}
+        self.kinds = kinds
+        self._prompts = [tuple(kind for kind, values in own.items() if values[i] > 0) for i in range(len(sources))]
         spelling: dict[str, str] = {}  # of each name, the first one met
         for source in sources:
             for name in source.names:
@@ -168,28 +174,31 @@ class MixedBatches:
         self.names = list(spelling.values())
         place = {plain: label for label, plain in enumerate(spelling)}
         self._label = [np.array([place[_plain(name)] for name in source.names]) for source in sources]
-        self.trainable = sorted({int(own[c]) for source, own in zip(sources, self._label) for c in source.trainable})
+        told = [which for which, prompts in enumerate(self._prompts) if "text" in prompts]
+        self.trainable = sorted({int(self._label[which][c]) for which in told for c in sources[which].trainable})
 
     def __call__(self, step: int) -> list[Sample]:
         rng, count = np.random.default_rng([self.seed, step, 4]), self.sources[0].batch_size
         short_side = np.random.default_rng([self.seed, step // self.parts, 5]).choice(self.short_sides)
         size = drawn_size(int(short_side), rng)
+        shares = self.shares["text" if "text" in self.kinds(step // self.parts) else "visual"]
         batch: list[Sample] = []
         for first in range(0, count, 2):
-            which = int(rng.choice(len(self.sources), p=self.shares))
+            which = int(rng.choice(len(self.sources), p=shares))
             pair = step * ((count + 1) // 2) + first // 2  # a number that no other pair has
             drawn = self.sources[which].pictures(pair, min(2, count - first), size)
-            batch += [_joined(sample, self._label[which]) for sample in drawn]
+            batch += [_joined(sample, self._label[which], self._prompts[which]) for sample in drawn]
         return batch
 
 
-def _joined(sample: Sample, own: np.ndarray) -> Sample:
+def _joined(sample: Sample, own: np.ndarray, prompts: tuple[str, ...]) -> Sample:
     """A source's picture with the labels of the mixture; own: the mixture's label for each of the source's."""
     return dataclasses.replace(
         sample,
         labels=own[sample.labels],
         vocabulary=np.unique(own if sample.vocabulary is None else own[sample.vocabulary]),
         ambiguous=None if sample.ambiguous is None else own[sample.ambiguous],
+        prompts=prompts,
     )
 
 
@@ -205,6 +214,8 @@ def open_batches(
     balance: float = 0.0,
     short_sides: Sequence[int] = (0,),
     parts: int = 1,
+    visual_data: Sequence[str] | None = None,
+    kinds: Callable[[int], tuple[str, ...]] | None = None,
 ) -> Source | MixedBatches:
     """Where a training's pictures come from.
 
@@ -216,6 +227,11 @@ def open_batches(
             0 stands for `short_side`. parts: batches of one step, which share its short side.
         balance: 0..1, the share of draws that take every category with the same chance; the others follow the data's
             long tail. Cut-outs are always balanced.
+        visual_data: where the pictures of visual iterations come from, if they differ; `data` is for the text
+            iterations then. kinds: which iteration is which (`iteration_kinds`).
+
+    Raises ValueError for a share or an option that cannot be meant, and where both kinds of prompts are trained in
+    every iteration but the two lists differ.
     """
     if (
         not isinstance(batch_size, int)
@@ -224,17 +240,16 @@ def open_batches(
         or not 0 <= balance <= 1
     ):
         raise ValueError(f"expected batch_size of at least 1 and balance in 0..1, got {batch_size!r} and {balance!r}")
-    names, shares = [], []
-    for entry in data:
-        name, separator, share = entry.rpartition("=")
-        name, share = (name, share) if separator else (entry, "1")
-        names.append(name)
-        try:
-            shares.append(float(share))
-        except ValueError:
-            raise ValueError(f"--data {entry}: expected NAME or NAME=SHARE with a number, got {share!r}") from None
-    sets = {name: open_dataset(name) for name in names if name != "emoji" and not name.startswith(CUTOUTS)}
-    behind = Backgrounds.of(list(sets.values())) if sets else None
+    shares, visual = _shares(data), None if visual_data is None else _shares(visual_data)
+    if visual is not None and (kinds is None or any({"text", "visual"} <= set(kinds(step)) for step in range(100_000))):
+        raise ValueError(
+            "text data and visual data of their own need iterations that train one kind of prompts each:"
+            " --set visual_per_text=8 (the paper's authors), or another number above 0"
+        )
+    names = list(dict.fromkeys([*shares, *(visual or ())]))
+    sets = {name: open_training_set(name) for name in names if name != "emoji" and not name.startswith(CUTOUTS)}
+    whole = [own for own in sets.values() if isinstance(own, CocoDataset)]
+    behind = Backgrounds.of(whole) if whole and any(name.startswith(CUTOUTS) for name in names) else None
     sources: list[Source] = []
     for name in names:
         if name == "emoji":
@@ -247,4 +262,48 @@ def open_batches(
     sides = [side or short_side for side in short_sides]
     if len(sources) == 1 and sides == [short_side]:
         return sources[0]
-    return MixedBatches(sources, shares, seed, sides, parts)
+    own, other = ([given.get(name, 0.0) for name in names] for given in (shares, visual or shares))
+    if visual is None:
+        return MixedBatches(sources, own, seed, sides, parts)
+    return MixedBatches(sources, own, seed, sides, parts, other, kinds)
+
+
+def sets_of(batches: Source | MixedBatches) -> list[tuple[str, CocoDataset | ParquetDataset]]:
+    """The sets that batches draw from, with their names."""
+    sources = batches.sources if isinstance(batches, MixedBatches) else [batches]
+    return [(str(own.dataset.path.parent), own.dataset) for own in sources if isinstance(own, DatasetBatches)]
+
+
+def _shares(data: Sequence[str]) -> dict[str, float]:
+    """{name: share} of NAME[=SHARE], which is 1 where it is not said. Raises ValueError."""
+    shares: dict[str, float] = {}
+    for entry in data:
+        name, separator, share = entry.rpartition("=")
+        name, share = (name, share) if separator else (entry, "1")
+        if name in shares:
+            raise ValueError(f"--data names {name} twice; give it one share")
+        try:
+            shares[name] = float(share)
+        except ValueError:
+            raise ValueError(f"--data {entry}: expected NAME or NAME=SHARE with a number, got {share!r}") from None
+    return shares
+
+
+def read_mixture(path: Path) -> tuple[list[str], list[str]]:
+    """(text data, visual data) of a YAML file {text: {NAME: SHARE}, visual: {NAME: SHARE}}, each as NAME=SHARE.
+
+    Raises ValueError for a file of another form.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path} does not exist; expected a YAML file such as data/mixtures/paper_swin_t.yml")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not YAML: {error}") from error
+    lists = []
+    for kind in ("text", "visual"):
+        own = content.get(kind) if isinstance(content, dict) else None
+        if not isinstance(own, dict) or not own or not all(isinstance(v, (int, float)) and v > 0 for v in own.values()):
+            raise ValueError(f"{path}: expected {kind}: {{NAME: SHARE above 0, ...}}, got {own!r:.80}")
+        lists.append([f"{name}={share}" for name, share in own.items()])
+    return lists[0], lists[1]

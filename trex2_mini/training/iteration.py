@@ -115,8 +115,8 @@ def iteration_losses(
     which the sums are
     divided, so that the losses of the parts add up to those of the batch; None: samples are the whole batch.
     """
-    own, whole = count(samples), whole or count(samples)
-    share = max(1, own[0]) / max(1, whole[0])  # the criterion divides by the objects it sees
+    objects, whole = count(samples)[0], whole or count(samples)
+    share = max(1, objects) / max(1, whole[0])  # the criterion divides by the objects it sees
     rng = np.random.default_rng([config.seed, step, 1, part])
     generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
     torch.manual_seed(
@@ -124,7 +124,8 @@ def iteration_losses(
     )  # for dropout: Swin drops paths
     device = next(model.parameters()).device
     features = model.encode_images([to_image(s.image).to(device) for s in samples])
-    regions, categories = zip(*(sample_regions(s, config.point_probability, rng) for s in samples), strict=True)
+    drawn = (sample_regions(s, config.point_probability, rng) if "visual" in s.prompts else ([], []) for s in samples)
+    regions, categories = zip(*drawn, strict=True)
     asked = sample_names(samples, trainable, config.text_negatives, rng)
     prompted = {"text": text_prompts(model, samples, names, asked)}
     if any(categories):
@@ -145,6 +146,7 @@ def iteration_losses(
             told = token_recognition_loss(output.tokens, features.centres, asking.targets)
             losses[f"{kind}/token"] = config.loss_token * told * share
     if config.loss_align and "visual" in prompted:
+        named = torch.tensor(["text" in s.prompts for s, own in zip(samples, categories) for _ in own], device=device)
         column = torch.tensor([asked.index(c) for own in categories for c in own], device=device)
         counts = torch.tensor(
             [
@@ -154,8 +156,10 @@ def iteration_losses(
             ],
             device=device,
         )
-        aligned = alignment_loss(prompted["visual"].prompts[0], prompted["text"].prompts[0], column, counts)
-        losses["align"] = config.loss_align * aligned * own[1] / whole[1]
+        if named.any():
+            vectors, words = prompted["visual"].prompts[0][named], prompted["text"].prompts[0]
+            aligned = alignment_loss(vectors, words, column[named], counts[named])
+            losses["align"] = config.loss_align * aligned * int(named.sum()) / whole[1]
     return losses
 
 

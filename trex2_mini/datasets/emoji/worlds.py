@@ -1,7 +1,8 @@
 """The worlds of emoji-wild: small sets that look like nothing in training, as ODinW's 35 sets do beside COCO.
 
-A world is data: its own category names, where its artwork comes from, changed knobs, and up to three functions of
-styles.py that draw the ground, ink each object and change the look of the picture. The rest is the scene generator's.
+A world is data (worlds.yml): its own category names, where its artwork comes from, changed knobs, and up to three
+functions of styles.py that draw the ground, ink each object and change the look of the picture. The rest is the scene
+generator's.
 """
 
 from __future__ import annotations
@@ -10,8 +11,10 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from pathlib import Path
 
 import numpy as np
+import yaml
 
 from trex2_mini.datasets.emoji import styles
 from trex2_mini.datasets.sample import Sample
@@ -43,115 +46,29 @@ class World:
         return dataclasses.replace(SceneConfig(), **self.knobs)
 
 
-FLAT = {"clutter": 0.0, "shadow": 0.0, "light": 0.0, "noise": 0.0, "blur": 0.0}
-UPRIGHT = {"tilt": 0.0, "any_angle": 0.0, "stretch": 0.0, "truncate": 0.0}
+def _read_worlds() -> dict[str, World]:
+    """What worlds.yml says; its lists become tuples."""
 
-WORLDS = {
-    "lineart": World(
-        "dark lines on paper, from another emoji font",
-        "cat, elephant, house, bicycle, umbrella, tree, camel, guitar, teapot, castle, car, owl, key, tropical fish",
-        "noto", FLAT | {"min_visible": 0.95}, touching=0.0, ground=styles.paper,
-        ink=styles.one_colour((0, 0, 0), (60, 60, 90)),
-    ),
-    "pictograms": World(
-        "white pictograms on the plates of signs",
-        "bus, airplane=plane, restaurant=utensils, ladies=person-dress, bicycle, ambulance=truck-medical, "
-        "swimming=person-swimming, wheelchair, telephone=phone, baby, skiing=person-skiing, recycling=recycle, taxi, "
-        "toilet, suitcase",
-        "awesome", {"side": (12.0, 48.0), "tilt": 8.0, "any_angle": 0.0, "flip": 0.0}, ink=styles.plate,
-    ),
-    "interface": World(
-        "flat icons on the screens of apps",
-        "camera, bell, key, printer, cloud, calendar, wifi, shopping cart=cart, thumbs up=thumb-up, envelope=email, "
-        "magnifying glass=magnify, gear=cog, padlock=lock, battery, microphone",
-        "material", FLAT | UPRIGHT | {"side": (11.0, 40.0), "flip": 0.0},
-        touching=0.0, ground=styles.screen, ink=styles.one_colour((60,) * 3, (200,) * 3),
-    ),
-    "blackboard": World(
-        "thin chalk drawings",
-        "cat=cat-light, dog=dog-light, fish=fish-light, flower=flower-light, tree=tree-light, bird=bird-light, "
-        "rocket=rocket-light, "
-        "house=house-light, sun=sun-light, cloud=cloud-light, paper plane=paper-plane-light, train=train-light, "
-        "car=car-light, star=star-light",
-        "phosphor", FLAT | {"noise": 0.5, "side": (20.0, 72.0), "min_visible": 0.95},
-        touching=0.0, ground=styles.board, ink=styles.one_colour((190, 190, 170), (255, 255, 255)),
-    ),
-    "documents": World(
-        "small icons among the words and tables of printed pages",
-        "scissors=scissors-fill, pencil=pencil-fill, t-shirt=t-shirt-fill, suitcase=suitcase-fill, "
-        "microscope=microscope-fill, "
-        "stethoscope=stethoscope-fill, globe=globe-fill, newspaper=newspaper-fill, calculator=calculator-fill, "
-        "bar chart=bar-chart-2-fill, "
-        "pie chart=pie-chart-fill, scales=scales-fill, bank=bank-fill, umbrella=umbrella-fill",
-        "remix", FLAT | UPRIGHT | {"side": (12.0, 44.0), "noise": 0.3}, touching=0.0, ground=styles.page,
-        ink=styles.one_colour((0,) * 3, (120,) * 3),
-    ),
-    "night": World(
-        "streets and gardens in the dark",
-        "car, taxi, bus, motorcycle, traffic light, cat, owl, bat, fox, police car, house, bicycle, raccoon, suitcase",
-        look=styles.night,
-    ),
-    "aerial": World(
-        "tiny, dense, turned any way",
-        "car, bus, truck=delivery truck, tractor, plane=airplane, sailboat, tent, house, tree, ship=cruise ship, "
-        "cow, parasol=beach umbrella",
-        knobs={"side": (9.0, 20.0), "any_angle": 1.0, "objects": (30, 80), "repeat": 1.0, "min_box": 4, "shadow": 0.2,
-            "clutter": 0.0},
-        size=(256, 256), touching=0.0, copies=(6, 24), ground=styles.fields,
-    ),
-    "underwater": World(
-        "tinted, hazy and soft",
-        "shark, dolphin, octopus, jellyfish, turtle, crab, lobster, tropical fish, pufferfish, killer whale=orca, "
-        "goggles=diving mask, "
-        "anchor, shrimp, chest=treasure chest", look=styles.water,
-    ),
-    "pixelart": World(
-        "every pixel three wide, few colours",
-        "mushroom=red mushroom, cherries, strawberry, duck, frog, snail, cactus, star, apple, grapes, rabbit, pig, "
-        "cloud",
-        knobs=UPRIGHT | {"side": (12.0, 34.0), "shadow": 0.0, "noise": 0.0, "blur": 0.0}, size=(72, 88), zoom=3,
-        look=styles.posterize,
-    ),
-    "thermal": World(
-        "false colours by temperature",
-        "human=person, dog, cat, horse, cow, deer, fox, car, truck=delivery truck, bird, lion, elephant, camel, "
-        "hippopotamus",
-        knobs=FLAT, ground=styles.cold, ink=styles.warm, look=styles.thermal,
-    ),
-    "games": World(
-        "upright figures in a platform game",
-        "bomb, key, crown, ghost, skull, shield, gem=gemstone, cup=trophy, coin, invader=space invader, "
-        "chest=treasure chest, "
-        "wand=magic wand, bow=bow and arrow, wizard",
-        knobs=FLAT | UPRIGHT | {"side": (16.0, 44.0), "colour": 0.0, "hue": 0.0}, touching=0.0, ground=styles.tiles,
-    ),
-    "stickers": World(
-        "cartoons with a white border on whole photographs",
-        "pizza, doughnut=donut, hamburger, wine glass, croissant, banana, watermelon, burrito, ice cream cone, "
-        "pretzel, cupcake, avocado",
-        knobs={"clutter": 0.0, "side": (20.0, 96.0)}, ground=styles.photograph, ink=styles.sticker,
-    ),
-    "crowded": World(
-        "kitchen things that cover one another, down to a fifth of each",
-        "spoon, teapot, bottle, cup, bowl, kitchen knife, wine glass, baby bottle, vase, plate=plate with cutlery, "
-        "candle, basket, "
-        "alarm clock, light bulb",
-        knobs={"objects": (12, 18), "side": (36.0, 110.0), "min_visible": 0.2, "repeat": 1.0, "truncate": 0.0},
-        touching=1.0, copies=(4, 8), heaped=True,
-    ),
-    "grey": World(
-        "sports in old black-and-white photographs",
-        "soccer ball, baseball, basketball, volleyball, tennis ball, boxing glove, trophy, medal, badminton racket, "
-        "table tennis bat=table tennis paddle, curling stone, boomerang, bowling pins, skateboard", look=styles.grey,
-    ),
-    "silhouettes": World(
-        "black shapes before an evening sky",
-        "giraffe, elephant, camel, kangaroo, eagle, palm tree, horse, deer, sailboat, airplane, bicycle, pine tree, "
-        "hippopotamus, penguin",
-        knobs={"clutter": 0.0, "shadow": 0.0, "min_visible": 0.8}, touching=0.0, ground=styles.dusk,
-        ink=styles.one_colour((0, 0, 0), (35, 20, 35)),
-    ),
-}  # fmt: skip
+    def fixed(value):
+        return tuple(map(fixed, value)) if isinstance(value, list) else value
+
+    def style(value) -> Callable:
+        if isinstance(value, str):
+            return getattr(styles, value)
+        ((name, arguments),) = value.items()
+        return getattr(styles, name)(*arguments)
+
+    written = yaml.safe_load(Path(__file__).with_name("worlds.yml").read_text(encoding="utf-8"))
+    worlds = {}
+    for name, own in written.items():
+        if name not in ("FLAT", "UPRIGHT"):  # what several share
+            drawn = {key: style(own.pop(key)) for key in ("ground", "ink", "look") if key in own}
+            knobs = {key: fixed(value) for key, value in own.pop("knobs", {}).items()}
+            worlds[name] = World(**{key: fixed(value) for key, value in own.items()}, knobs=knobs, **drawn)
+    return worlds
+
+
+WORLDS = _read_worlds()
 
 
 @cache
