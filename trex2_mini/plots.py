@@ -14,7 +14,7 @@ from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
-from trex2_mini.images import load_reduced
+from trex2_mini.images import load_image, load_reduced
 
 PALETTE = plt.get_cmap("tab10").colors
 SIDE = 750  # pixels of a saved picture's shorter side
