@@ -26,7 +26,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from trex2_mini.datasets.scenes.catalogue import load_catalogue
-from trex2_mini.detector import Detections, Detector, top_detections
+from trex2_mini.detections import Detections, top_detections
+from trex2_mini.detector import Detector, EncodedImage
+from trex2_mini.images import UnreadablePicture, picture_endings
 from trex2_mini.model.box_decoder import ABSENT
 from trex2_mini.paths import read_json, write_text
 from trex2_mini.prompt_bank import PromptBank

@@ -1,0 +1,236 @@
+"""Prompts tuned on a few labelled pictures: one vector a name, started at Visual-G's mean, learned with the detection
+losses while the model stands still. Ours; the paper has no such step.
+
+Every picture is encoded once, so that it takes seconds. Two strengths: the vectors alone, or the vectors with a box
+decoder of their own, which overfits within half a minute. So each number of steps is first measured on pictures that
+were held back (cross-validation: every picture once), the best one is taken, and none where tuning does not help.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trex2_mini.boxes import check_boxes, xyxy_to_normalized
+from trex2_mini.checkpoint import CheckpointError, load_weights, read_tensors, write_tensors
+from trex2_mini.detections import top_detections
+from trex2_mini.detector import Detector
+from trex2_mini.evaluation.metrics import coco_ap
+from trex2_mini.images import load_image
+from trex2_mini.losses.criterion import Targets, detection_losses
+from trex2_mini.model.box_decoder import BoxDecoder
+from trex2_mini.model.image_encoder import ImageFeatures
+from trex2_mini.model.visual_prompt import RegionPrompts
+from trex2_mini.names import name_key, unique_names
+from trex2_mini.prompt_bank import PromptBank
+
+FOLDS = 5
+PICTURES_A_STEP = 4
+NO_POINTS = torch.zeros(0, 2)
+
+
+@dataclass
+class Tuned:
+    """bank: the tuned vectors, for `detector`: the one given, or one with a decoder of its own.
+
+    report: {"pictures", "folds", "steps": taken, "AP": {steps: on held-back pictures; 0: untuned}, "per_category":
+    {name: [before, after]}, "seconds"}.
+    """
+
+    bank: PromptBank
+    detector: Detector
+    report: dict
+
+    def save(self, folder: str | Path) -> None:
+        """bank.safetensors, and decoder.safetensors where the decoder learned too."""
+        self.bank.save(Path(folder) / "bank.safetensors")
+        if base := getattr(self.detector, "tuned_from", None):
+            tensors = {key: value.half() for key, value in self.detector.model.box_decoder.state_dict().items()}
+            write_tensors(Path(folder) / "decoder.safetensors", tensors, {"weights": base})
+
+
+@dataclass
+class _Picture:
+    features: ImageFeatures
+    size: tuple[int, int]  # height, width in pixels
+    labels: Tensor  # [n]
+    boxes: Tensor  # [n, 4] cxcywh in 0..1
+    shown: dict[int, Tensor]  # label -> V of its boxes on this picture
+
+
+def tune(
+    detector: Detector,
+    pictures: Sequence[tuple[Any, Mapping[str, Any]]],
+    steps: int = 60,
+    decoder: bool = False,
+    every: int = 10,
+    seed: int = 0,
+) -> Tuned:
+    """Vectors for the names on a few labelled pictures; about ten are enough.
+
+    Args:
+        pictures: [(picture, {"coin": [[x1, y1, x2, y2], ...], ...}), ...] in pixels; every object of these names is in.
+        steps: at most so many; `every` so many are measured.
+        decoder: a copy of the box decoder learns too.
+
+    Raises:
+        ValueError: fewer than two pictures with boxes, boxes that cannot be used, or steps and every under 1.
+    """
+    if steps < 1 or every < 1:
+        raise ValueError(f"expected steps and every of at least 1, got {steps} and {every}")
+    began = time.perf_counter()
+    names = unique_names([name for _, boxes in pictures for name in boxes]) if pictures else []
+    known = [_look(detector, image, boxes, names) for image, boxes in pictures]
+    if sum(len(picture.labels) > 0 for picture in known) < 2:
+        raise ValueError(
+            f"expected at least two pictures with boxes, one to learn from and one to measure on, got {len(known)}"
+        )
+    order, folds = np.random.default_rng(seed).permutation(len(known)), min(FOLDS, len(known))
+    found: dict[int, list[dict]] = {step: [] for step in (0, *range(every, steps + 1, every))}
+    for fold in range(folds):
+        aside = [int(i) for i in order[fold::folds]]
+        course = _learn(detector, [p for i, p in enumerate(known) if i not in aside], len(names), steps, decoder, seed)
+        for step, (vectors, own) in enumerate(course):
+            if step in found:
+                found[step] += [row for i in aside for row in _answers(detector, own, known[i], vectors, names, i)]
+    truth = _truth(known, names)
+    measured = {step: coco_ap(truth, rows) for step, rows in found.items()}
+    best = max(measured, key=lambda step: (round(measured[step]["AP"], 3), -step))
+    course = _learn(detector, known, len(names), best, decoder, seed)
+    vectors, own = list(course)[-1]
+    if best and decoder:
+        detector = _with_decoder(detector, own)
+    per = [measured[step]["per_category"] for step in (0, best)]
+    report = {
+        "pictures": len(known),
+        "folds": folds,
+        "steps": best,
+        "AP": {step: round(one["AP"], 2) for step, one in measured.items()},
+        "per_category": {name: [round(one[name], 2) for one in per] for name in per[0]},
+        "seconds": round(time.perf_counter() - began, 1),
+    }
+    return Tuned(PromptBank(names, vectors.cpu(), detector.weights), detector, report)
+
+
+def load_tuned(detector: Detector, folder: str | Path) -> tuple[Detector, PromptBank]:
+    """What `Tuned.save` wrote, for the detector that was tuned. Raises CheckpointError where it is another."""
+    folder = Path(folder)
+    if (folder / "decoder.safetensors").exists():
+        tensors, metadata = read_tensors(folder / "decoder.safetensors", "decoder")
+        if metadata.get("weights") != detector.weights:
+            raise CheckpointError(
+                f"{folder} was tuned from a model with other weights ({metadata.get('weights')}; this one has "
+                f"{detector.weights}); load that model, or tune again"
+            )
+        own = copy.deepcopy(detector.model.box_decoder)
+        load_weights(own, tensors, str(folder / "decoder.safetensors"))
+        detector = _with_decoder(detector, own)
+    return detector, PromptBank.load(folder / "bank.safetensors")
+
+
+def _with_decoder(detector: Detector, decoder: BoxDecoder) -> Detector:
+    """Another detector with this decoder; all other parts are shared."""
+    model = copy.copy(detector.model)
+    model._modules = {**model._modules, "box_decoder": decoder.requires_grad_(True)}
+    with torch.no_grad():  # as its file keeps it, so that both are the same model
+        for tensor in decoder.state_dict().values():
+            tensor.copy_(tensor.half())
+    other = Detector(model, detector.config, detector.device)
+    other.vocabulary, other.aliases, other.tuned_from = detector.vocabulary, detector.aliases, detector.weights
+    return other
+
+
+def _look(detector: Detector, image: Any, boxes: Mapping[str, Any], names: list[str]) -> _Picture:
+    """Encode a picture, and each name's boxes on it as one V."""
+    array, label_of = load_image(image), {name_key(name): label for label, name in enumerate(names)}
+    size = array.shape[:2]
+    given: dict[int, Tensor] = {}
+    for name, own in boxes.items():
+        checked = xyxy_to_normalized(torch.from_numpy(check_boxes(own, *size, f"boxes[{name!r}]")), *size)
+        label = label_of[name_key(name)]
+        given[label] = torch.cat([given.get(label, torch.zeros(0, 4)), checked])
+    features = detector.encode_batch([array])
+    regions = RegionPrompts.from_lists([[(own, NO_POINTS) for own in given.values()]], detector.device)
+    with torch.inference_mode():
+        vectors = detector.model.encode_visual(features, regions)[0] if given else []
+    labels = torch.tensor([label for label, own in given.items() for _ in own], dtype=torch.long)
+    # gradients go through them, which tensors of inference mode do not allow
+    clones = {
+        field.name: getattr(features, field.name).clone()
+        for field in dataclasses.fields(features)
+        if isinstance(getattr(features, field.name), Tensor)
+    }
+    shown = {label: vector.clone() for label, vector in zip(given, vectors)}
+    return _Picture(
+        dataclasses.replace(features, **clones),
+        size,
+        labels.to(detector.device),
+        torch.cat([torch.zeros(0, 4), *given.values()]).to(detector.device),
+        shown,
+    )
+
+
+def _learn(detector: Detector, pictures: list[_Picture], categories: int, steps: int, decoder: bool, seed: int):
+    """Yields (vectors [C, D], decoder) before the first and after each step; a name without a picture stays zero."""
+    own = copy.deepcopy(detector.model.box_decoder).requires_grad_(decoder)
+    start = torch.zeros(categories, detector.config.model.dim, device=detector.device)
+    for label in range(categories):
+        if vectors := [picture.shown[label] for picture in pictures if label in picture.shown]:
+            start[label] = torch.stack(vectors).mean(0)
+    vectors = torch.nn.Parameter(start)
+    groups = [{"params": [vectors], "lr": 0.03 if decoder else 0.05}]
+    if decoder:
+        groups.append({"params": list(own.parameters()), "lr": 3e-4})
+    optimizer = torch.optim.AdamW(groups, weight_decay=0.0)
+    rng = np.random.default_rng(seed)
+    yield vectors.detach().clone(), own
+    for _ in range(steps):
+        chosen = rng.choice(len(pictures), min(PICTURES_A_STEP, len(pictures)), replace=False)
+        optimizer.zero_grad(set_to_none=True)
+        with torch.enable_grad():
+            for place in chosen:
+                one = pictures[place]
+                output = own(one.features, vectors[None], auxiliary=True)
+                losses = detection_losses(output, Targets([one.labels], [one.boxes]), detector.config.train)
+                (torch.stack(list(losses.values())).sum() / len(chosen)).backward()
+        torch.nn.utils.clip_grad_norm_([p for group in groups for p in group["params"]], 1.0)
+        optimizer.step()
+        yield vectors.detach().clone(), own
+
+
+@torch.no_grad()
+def _answers(
+    detector: Detector, decoder: BoxDecoder, picture: _Picture, vectors: Tensor, names: list[str], image_id: int
+) -> list[dict]:
+    """COCO results of one picture; names without a vector have none."""
+    picture.features.kept.clear()  # of a decoder that has learned since
+    output = decoder(picture.features, vectors[None])
+    logits = output.logits.masked_fill(~vectors.any(-1), -torch.inf)
+    best = top_detections(logits, output.boxes, [picture.size], names, 100, detector.config.model.nms_iou)[0]
+    rows = best.filter(1e-6).to_coco(image_id + 1)
+    return [{key: row[key] for key in ("image_id", "category_id", "bbox", "score")} for row in rows]
+
+
+def _truth(pictures: list[_Picture], names: list[str]) -> dict:
+    """The labelled pictures as a COCO dictionary."""
+    annotations = []
+    for image_id, picture in enumerate(pictures, 1):
+        height, width = picture.size
+        for label, (cx, cy, w, h) in zip(picture.labels.tolist(), picture.boxes.tolist()):
+            bbox = [(cx - w / 2) * width, (cy - h / 2) * height, w * width, h * height]
+            row = {"id": len(annotations) + 1, "image_id": image_id, "category_id": label + 1, "bbox": bbox}
+            annotations.append(row | {"area": bbox[2] * bbox[3], "iscrowd": 0})
+    return {
+        "images": [{"id": i, "height": p.size[0], "width": p.size[1]} for i, p in enumerate(pictures, 1)],
+        "annotations": annotations,
+        "categories": [{"id": label, "name": name} for label, name in enumerate(names, 1)],
+    }
