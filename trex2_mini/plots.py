@@ -17,7 +17,7 @@ from matplotlib.patches import Rectangle
 from trex2_mini.images import load_image, load_reduced
 
 PALETTE = plt.get_cmap("tab10").colors
-SIDE = 750  # pixels of a saved picture's shorter side
+SIDE = 750  # pixels of the shorter side of a figure of its own
 PLAIN = "DejaVu Sans"  # comes with matplotlib: Latin, Greek, Cyrillic, some symbols
 
 
@@ -73,7 +73,7 @@ def show_detections(
 ) -> Axes:
     """Draw `detections` over `image` (anything `load_image` takes); `boxes` and `points` are the visual prompts, drawn
     dashed and as stars."""
-    array, (height, width) = load_reduced(image, SIDE)
+    array, (height, width) = load_reduced(image, SIDE if ax is None else None)
     if ax is None:
         _, ax = plt.subplots(figsize=(5 * width / height, 5))
     ax.imshow(array, extent=(-0.5, width - 0.5, height - 0.5, -0.5))  # whatever is left of it, in the whole's pixels
