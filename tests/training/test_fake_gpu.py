@@ -1,8 +1,8 @@
 """The model, its losses and the detector on a GPU that is not there: FakeTensorMode runs every operation on shapes and
 devices alone, and one that mixes a tensor of the CPU with one of the GPU raises.
 
-What waits for values has none there: the number of unpadded tokens and the matching are given. The backward pass needs
-a real GPU: autograd asks the driver for one.
+What waits for values has none there: the number of unpadded tokens, the matching and GIoU are given. The backward pass
+needs a real GPU: autograd asks the driver for one.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import pytest
 import torch
 from tiny import NAMES, TINY, TINY_MODEL, squares
 from torch._subclasses import FakeTensorMode
+from torchvision.ops import generalized_box_iou
 
 from trex2_mini.losses import criterion
 from trex2_mini.model.image_encoder import ImageFeatures
@@ -70,7 +71,11 @@ def test_losses_on_a_gpu(fake, monkeypatch):
     def matched(logits, boxes, labels, *_):
         return [(torch.arange(len(own), device=GPU),) * 2 for own in labels]
 
+    def giou(one, other, reduction):  # torchvision's own chooses boxes by their values
+        return (1 - generalized_box_iou(one, other)).diagonal().sum()
+
     monkeypatch.setattr(criterion, "match", matched)
+    monkeypatch.setattr(criterion, "generalized_box_iou_loss", giou)
     samples = [squares(i) for i in range(2)]
     model = on_gpu(fake)
     with fake:
