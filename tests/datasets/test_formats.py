@@ -258,8 +258,7 @@ def test_pascal_voc(tmp_path, layout):
 
 
 @pytest.mark.parametrize(
-    "declared, encoding",
-    [("gb2312", "gbk"), ("utf-8", "gbk"), ("utf-16", "utf-16"), ("latin-1", "latin-1")],
+    "declared, encoding", [("gb2312", "gbk"), ("utf-8", "gbk"), ("utf-16", "utf-16"), ("latin-1", "latin-1")]
 )
 @pytest.mark.filterwarnings("ignore:.*GB18030")
 def test_the_encoding_that_an_xml_file_declares(tmp_path, declared, encoding):
