@@ -112,9 +112,10 @@ class Colours(ColourDetector):
 class ColourIndex(PhotoIndex):
     """Keeps a picture's colours; near colours have high logits."""
 
-    def row(self, image):
-        image = self.detector.encode_batch([image])[0]
-        found = [[*c / 255, 0.5, 0.5, 0.2, 0.2] for c in np.unique(image.reshape(-1, 3), axis=0) if c.any()]
+    def row(self, encoded):
+        found = [
+            [*c / 255, 0.5, 0.5, 0.2, 0.2] for c in np.unique(encoded.features[0].reshape(-1, 3), axis=0) if c.any()
+        ]
         return torch.tensor([*found, *[[0.0] * 7] * 16][: self.shape[0]])
 
     def _logits(self, queries, prompts):

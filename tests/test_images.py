@@ -1,10 +1,14 @@
 """load_image: every kind of picture becomes uint8 [H, W, 3], and what is no picture is named."""
 
+from types import SimpleNamespace
+
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from PIL import Image
 
 from trex2_mini.images import UnreadablePicture, load_image, load_reduced, picture_size
+from trex2_mini.plots import show_detections
 
 
 @pytest.fixture
@@ -106,6 +110,14 @@ def test_a_large_picture_is_decoded_smaller(tmp_path, ending):
     full = np.asarray(whole.rotate(-90, expand=True).resize((6, 8), Image.Resampling.BOX), int)
     small = np.asarray(Image.fromarray(array).resize((6, 8), Image.Resampling.BOX), int)
     assert np.abs(full - small).max() <= 3
+
+
+def test_a_large_picture_is_drawn_smaller_in_its_own_pixels():
+    found = SimpleNamespace(boxes=np.array([[0, 0, 3000, 3000]]), scores=[0.5], labels=[0], names=["a"])
+    ax = show_detections(np.zeros((3000, 3100, 3), np.uint8), found)
+    assert ax.images[0].get_array().shape[:2] == (1500, 1550) and ax.get_xlim() == (-0.5, 3099.5)
+    assert ax.patches[0].get_width() == 3000
+    plt.close(ax.figure)
 
 
 def test_limits_and_missing_plugins_are_named(tmp_path, monkeypatch):

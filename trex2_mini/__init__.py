@@ -9,11 +9,22 @@ detector.detect(image, boxes={"coin": [[10, 10, 60, 60]]})
 
 __version__ = "0.1.0"
 
-__all__ = ["Detections", "Detector", "PromptBank", "PromptCanvas", "PromptStudio", "TRex2", "__version__", "preset"]
+__all__ = [
+    "Detections",
+    "Detector",
+    "PhotoIndex",
+    "PromptBank",
+    "PromptCanvas",
+    "PromptStudio",
+    "TRex2",
+    "__version__",
+    "preset",
+]
 
 _HOME = {
     "Detector": "detector",
     "Detections": "detections",
+    "PhotoIndex": "search.index",
     "PromptBank": "prompt_bank",
     "PromptCanvas": "interactive.canvas",
     "PromptStudio": "interactive.studio",

@@ -157,29 +157,8 @@ class Detector:
         if isinstance(image, (list, tuple)):
             return self._detect_each(image, {k: v for k, v in locals().items() if k not in ("self", "image")})
         encoded = self._encoded(image)
-        visual: dict[str, list[Tensor]] = {}
-        shown: dict[str, str] = {}  # name_key -> the first spelling
-        regions = self._regions(encoded, boxes, points)
-        if regions:
-            vectors = self.model.encode_visual(
-                encoded.features, RegionPrompts.from_lists([list(regions.values())], self.device)
-            )[0]
-            for name, vector in zip(regions, vectors, strict=True):
-                visual[shown.setdefault(name_key(name), name)] = [vector]
-        if prompts is not None:
-            if not isinstance(prompts, PromptBank):
-                raise ValueError(f"prompts: expected a PromptBank, as `embed` gives, got {type(prompts).__name__}")
-            rows = prompts.vectors_for(self.weights, self.config.model.dim, allow_other_model).to(self.device)
-            for name, vector in zip(prompts.names, rows, strict=True):
-                visual.setdefault(shown.setdefault(name_key(name), name), []).append(vector)
-        vectors = {name: torch.stack(own).mean(0) for name, own in visual.items()}
-        if text is not None:
-            names = unique_names(text)
-            for name, vector in zip(names, self._texts(names), strict=True):
-                name = shown.setdefault(name_key(name), name)
-                vectors[name] = (vector + vectors[name]) / 2 if name in visual else vector
-        if not vectors:
-            raise ValueError("no prompt: give text, boxes, points or a prompt bank")
+        vectors = self._vectors(encoded, text, boxes, points, prompts, allow_other_model)
+        shown = {name_key(name): name for name in vectors}
         negatives = self._negatives(encoded, shown, negative_text, negative_boxes, negative_points)
         asked = torch.stack([*vectors.values(), *(vector for vector, _ in negatives)])
         output = self.model.decode(encoded.features, asked)
@@ -197,6 +176,55 @@ class Detector:
         )
         used = int((logits[0].sigmoid().amax(-1) >= score_threshold).sum()) if score_threshold else 0
         return replace(best.filter(score_threshold), queries=(used, logits.shape[1]))
+
+    @torch.inference_mode()
+    def ask(
+        self,
+        image: Any = None,
+        text: str | Sequence[str] | None = None,
+        boxes: Mapping[str, Any] | Sequence | None = None,
+        points: Mapping[str, Any] | Sequence | None = None,
+        prompts: PromptBank | None = None,
+        allow_other_model: bool = False,
+    ) -> PromptBank:
+        """All that is given, as one embedding a name: what `detect` asks by, to be asked of other pictures too.
+
+        Arguments are those of `detect`; boxes and points lie on `image`. Raises ValueError.
+        """
+        vectors = self._vectors(image, text, boxes, points, prompts, allow_other_model)
+        return PromptBank(list(vectors), torch.stack(list(vectors.values())), self.weights)
+
+    def _vectors(
+        self, image: Any, text: Any, boxes: Any, points: Any, prompts: PromptBank | None, allow_other_model: bool
+    ) -> dict[str, Tensor]:
+        """{name: V, T or their mean, [D]} of all that is given to `detect`."""
+        visual: dict[str, list[Tensor]] = {}
+        shown: dict[str, str] = {}  # name_key -> the first spelling
+        regions = {}
+        if boxes is not None or points is not None:
+            if image is None:
+                raise ValueError("boxes and points lie on a picture: give image= too")
+            encoded = self._encoded(image)
+            regions = self._regions(encoded, boxes, points)
+        if regions:
+            drawn = RegionPrompts.from_lists([list(regions.values())], self.device)
+            for name, vector in zip(regions, self.model.encode_visual(encoded.features, drawn)[0], strict=True):
+                visual[shown.setdefault(name_key(name), name)] = [vector]
+        if prompts is not None:
+            if not isinstance(prompts, PromptBank):
+                raise ValueError(f"prompts: expected a PromptBank, as `embed` gives, got {type(prompts).__name__}")
+            rows = prompts.vectors_for(self.weights, self.config.model.dim, allow_other_model).to(self.device)
+            for name, vector in zip(prompts.names, rows, strict=True):
+                visual.setdefault(shown.setdefault(name_key(name), name), []).append(vector)
+        vectors = {name: torch.stack(own).mean(0) for name, own in visual.items()}
+        if text is not None:
+            names = unique_names(text)
+            for name, vector in zip(names, self._texts(names), strict=True):
+                name = shown.setdefault(name_key(name), name)
+                vectors[name] = (vector + vectors[name]) / 2 if name in visual else vector
+        if not vectors:
+            raise ValueError("no prompt: give text, boxes, points or a prompt bank")
+        return vectors
 
     def _detect_each(self, images: Sequence[Any], asked: dict[str, Any]) -> list[Detections]:
         """`detect` on several pictures. Raises ValueError for prompts that lie on one of them."""
@@ -293,7 +321,7 @@ class Detector:
         phrases = [self.aliases.get(name_key(name), [name]) for name in names]
         for phrase in dict.fromkeys(phrase for own in phrases for phrase in own) if self.vocabulary else ():
             if said := self.vocabulary.advice(phrase):
-                warnings.warn(said, stacklevel=4)
+                warnings.warn(said, stacklevel=5)
         vectors = self.model.encode_text([phrase for own in phrases for phrase in own])
         return torch.stack([own.mean(0) for own in vectors.split([len(own) for own in phrases])])
 

@@ -14,9 +14,10 @@ from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
-from trex2_mini.images import load_image
+from trex2_mini.images import load_image, load_reduced
 
 PALETTE = plt.get_cmap("tab10").colors
+SIDE = 750  # pixels of the shorter side of a figure of its own
 PLAIN = "DejaVu Sans"  # comes with matplotlib: Latin, Greek, Cyrillic, some symbols
 
 
@@ -74,10 +75,10 @@ def show_detections(
 ) -> Axes:
     """Draw `detections` over `image` (anything `load_image` takes); `boxes` and `points` are the visual prompts, drawn
     dashed and as stars."""
-    array = load_image(image)
+    array, (height, width) = load_reduced(image, SIDE if ax is None else None)
     if ax is None:
-        _, ax = plt.subplots(figsize=(5 * array.shape[1] / array.shape[0], 5))
-    ax.imshow(array)
+        _, ax = plt.subplots(figsize=(5 * width / height, 5))
+    ax.imshow(array, extent=(-0.5, width - 0.5, height - 0.5, -0.5))  # whatever is left of it, in the whole's pixels
     ax.axis("off")
     ax.set_title(title, fontsize=9, **plain_text(title))
     text = plain_text(*detections.names, "0123456789.")

@@ -24,7 +24,7 @@ from trex2_mini.evaluation.bootstrap import Matched, bootstrap, bootstrap_differ
 from trex2_mini.evaluation.counting import best_threshold, count_errors, count_one, counted, counting, open_counting
 from trex2_mini.evaluation.lvis import lvis_ap
 from trex2_mini.evaluation.metrics import coco_ap
-from trex2_mini.evaluation.protocols import ALL_PROTOCOLS, answers, evaluate
+from trex2_mini.evaluation.protocols import ALL_PROTOCOLS, Options, answers, evaluate
 from trex2_mini.evaluation.region import region_ranks, region_scores
 from trex2_mini.evaluation.repeat import repeated
 from trex2_mini.evaluation.tiles import tile_grid
@@ -382,6 +382,18 @@ def test_repeated_draws(data):
     assert {k: v for k, v in again.items() if k != "seconds"} == {k: v for k, v in one.items() if k != "seconds"}
     with pytest.raises(ValueError, match="draws"):
         repeated(0, ColourDetector(), data, "text")
+
+
+def test_options_may_be_given_at_once_or_by_name(data):
+    found = [
+        evaluate(ColourDetector(), data, "visual-i", options=Options(seed=4, limit=2, points=True, progress=False)),
+        evaluate(ColourDetector(), data, "visual-i", options=Options(seed=4, points=True), limit=2, progress=False),
+        evaluate(ColourDetector(), data, "visual-i", seed=4, limit=2, points=True, progress=False),
+    ]
+    assert all({**own, "seconds": 0} == {**found[0], "seconds": 0} for own in found)
+    assert found[0]["images"] == 2 and found[0]["seed"] == 4 and found[0]["prompted_with"] == "points"
+    with pytest.raises(TypeError, match="limits"):
+        evaluate(ColourDetector(), data, "visual-i", limits=2)
 
 
 def test_two_processes_give_the_numbers_of_one(tmp_path, capsys):

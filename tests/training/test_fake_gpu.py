@@ -29,6 +29,20 @@ def fake(monkeypatch):
     return mode
 
 
+def on_gpu(mode: FakeTensorMode) -> TRex2:
+    """A model whose parameters and buffers are fake ones of a GPU. (`Module.to` cannot turn real ones into them.)"""
+    model = TRex2(TINY_MODEL).train()
+    with mode:
+        for module in model.modules():
+            for kept in (module._parameters, module._buffers):
+                for name, value in kept.items():
+                    if value is not None:
+                        there = torch.empty(value.shape, dtype=value.dtype, device=GPU)
+                        trained = kept is module._parameters
+                        kept[name] = torch.nn.Parameter(there, value.requires_grad) if trained else there
+    return model
+
+
 def test_a_tensor_left_on_the_cpu_is_found(fake):
     """The test itself: what it looks for raises."""
     with fake, pytest.raises(RuntimeError, match="device"):
@@ -36,8 +50,8 @@ def test_a_tensor_left_on_the_cpu_is_found(fake):
 
 
 def test_model_on_a_gpu(fake):
+    model = on_gpu(fake)
     with fake:
-        model = TRex2(TINY_MODEL).to(GPU).train()
         features = model.encode_images([torch.rand(3, 64, 64, device=GPU) for _ in range(2)])
         assert features.device.type == "cuda" and features.tokens.device.type == "cuda"
         regions = [[(torch.rand(2, 4), torch.zeros(0, 2)), (torch.zeros(0, 4), torch.rand(1, 2))]] * 2
@@ -59,8 +73,8 @@ def test_losses_on_a_gpu(fake, monkeypatch):
 
     monkeypatch.setattr(criterion, "match", matched)
     samples = [squares(i) for i in range(2)]
+    model = on_gpu(fake)
     with fake:
-        model = TRex2(TINY_MODEL).to(GPU).train()
         features = model.encode_images([torch.rand(3, 64, 64, device=GPU) for _ in samples])
         asked = text_prompts(model, samples, NAMES, range(4))
         assert {t.device.type for t in (*asked.targets.labels, *asked.targets.boxes)} == {"cuda"}

@@ -134,10 +134,17 @@ def check(folder: str, out: Path | None, decode: bool, against: tuple[str]) -> N
     trex2 data check my/set --against coco-val2017 lvis-val
     trex2 data check emoji-val --out statistics.png
     """
-    from trex2_mini.datasets.registry import open_dataset
+    from trex2_mini.datasets.large.index import ParquetDataset
+    from trex2_mini.datasets.leaks import warnings_of
+    from trex2_mini.datasets.registry import open_dataset, open_training_set
     from trex2_mini.datasets.statistics import check_pictures, statistics
 
-    dataset = open_dataset(folder)
+    dataset = open_training_set(folder)
+    others = [(name, open_dataset(name)) for name in against]
+    if isinstance(dataset, ParquetDataset):  # its boxes were checked when it was written
+        print(f"{dataset.path}: {len(dataset):,} images, {len(dataset.names):,} categories")
+        _print_problems(warnings_of([(folder, dataset)], others, look=True))
+        return
     found = statistics(dataset)
     print(f"{dataset.path}: {found['images']} images ({found['empty_images']} without objects), {found['boxes']} boxes")
     print(f"{found['categories']} categories, by number of boxes:")
@@ -150,10 +157,10 @@ def check(folder: str, out: Path | None, decode: bool, against: tuple[str]) -> N
         save_statistics(found, out)
         print(f"picture: {out}")
     problems = dataset.problems + check_pictures(dataset, decode=decode)
-    if against:
-        from trex2_mini.datasets.leaks import warnings_of
+    _print_problems(problems + warnings_of([(folder, dataset)], others, look=True))
 
-        problems += warnings_of([(folder, dataset)], [(name, open_dataset(name)) for name in against], look=True)
+
+def _print_problems(problems: list[str]) -> None:
     for problem in problems[:50]:
         print(f"problem: {problem}")
     print(f"{len(problems)} problems" + (", the first 50 are shown" if len(problems) > 50 else ""))

@@ -19,9 +19,14 @@ class Holdings:
     @classmethod
     def of(cls, labels: np.ndarray, pictures: np.ndarray, count: int) -> Holdings:
         """labels, pictures [N]: an object's label and the index of its picture; count: of labels."""
-        code = np.unique(labels.astype(np.int64) << 32 | pictures.astype(np.int64))
-        first = np.searchsorted(code >> 32, np.arange(count + 1))
-        return cls(np.unique(pictures).astype(np.int32), (code & 0xFFFFFFFF).astype(np.int32), first)
+        code = labels.astype(np.int64) << 32
+        code |= pictures
+        code.sort()  # in place, and not np.unique: millions of objects are meant to fit
+        code = code[np.concatenate([[True], code[1:] != code[:-1]])[: len(code)]]
+        pairs = (code & 0xFFFFFFFF).astype(np.int32)
+        seen = np.zeros(pairs.max(initial=-1) + 1, dtype=bool)
+        seen[pairs] = True
+        return cls(np.flatnonzero(seen).astype(np.int32), pairs, np.searchsorted(code >> 32, np.arange(count + 1)))
 
     def holding(self, label: int) -> np.ndarray:
         """Indices of the pictures that hold it, ascending."""

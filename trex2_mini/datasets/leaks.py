@@ -26,7 +26,7 @@ def difference_hash(picture: Image.Image) -> tuple[int, int]:
     """The 64-bit hash of a picture and of its mirror image."""
     grey = np.asarray(ImageOps.exif_transpose(picture).convert("L").resize((9, 8), Image.Resampling.BOX), dtype=int)
     sides = (grey, grey[:, ::-1])
-    one, other = (int("".join("01"[bit] for bit in (g[:, 1:] > g[:, :-1]).ravel()), 2) for g in sides)
+    one, other = (int.from_bytes(np.packbits(g[:, 1:] > g[:, :-1]).tobytes(), "big") for g in sides)
     return one, other
 
 

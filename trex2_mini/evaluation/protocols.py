@@ -150,10 +150,10 @@ def evaluate(
     if protocol == "counting":
         if categories != "all":
             raise ValueError(f"counting has splits, not the category set {categories!r}: give split= (--split) instead")
-        counted = open_counting(data, options.split)
-        folder, described = counted.folder, describe_file(counted.annotations)
+        dataset = open_counting(data, options.split)
+        folder, described = dataset.folder, describe_file(dataset.annotations)
         scores = counting(
-            detector, counted, options.threshold, options.examples, options.limit, options.progress, options.tiles
+            detector, dataset, options.threshold, options.examples, options.limit, options.progress, options.tiles
         ) | {"split": options.split}
     else:
         dataset = opened(data)

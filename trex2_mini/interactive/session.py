@@ -26,7 +26,7 @@ from traitlets import TraitError
 
 from trex2_mini import annotations
 from trex2_mini.detector import Detections, Detector, EncodedImage
-from trex2_mini.images import LeftOut, load_image
+from trex2_mini.images import LeftOut, load_image, picture_size
 from trex2_mini.interactive.canvas import as_annotations, check_categories, check_detections, check_prompts
 from trex2_mini.interactive.examples import BankBuilder
 from trex2_mini.paths import data_root, write_text
@@ -62,15 +62,15 @@ class Session:
     # ---- pictures
 
     def add(self, source: Any, name: str | None = None) -> str:
-        """Take in a path, PIL picture or array; returns its name here. A file is not opened before it is looked at.
+        """Take in a path, PIL picture or array; returns its name here. Of a file only the head is read before it is
+        looked at.
         Raises ValueError, FileNotFoundError.
         """
         if not isinstance(source, (str, Path)):
             load_image(source)  # refuses what is no picture
         else:
             source = Path(source).expanduser().resolve()
-            if not source.is_file():
-                raise FileNotFoundError(f"the picture {source} does not exist, or is no file; check the path")
+            picture_size(source)
             for known, other in self.sources.items():
                 if isinstance(other, Path) and other == source:
                     return known

@@ -44,7 +44,7 @@ class TextPromptEncoder(nn.Module):
         self.projection = nn.Linear(config.width, dim)
         self.norm = nn.LayerNorm(dim)
         self.tokenizer = open_clip.SimpleTokenizer(context_length=config.context_length)
-        self._tokens: dict[str, Tensor] = {}
+        self._tokens: dict[str, tuple[Tensor, int]] = {}  # and how many of them there are
         self._cache: dict[str, Tensor] = {}
         self._cached_for: tuple | None = None
 
@@ -71,20 +71,23 @@ class TextPromptEncoder(nn.Module):
             self._tokens, self.tokenizer = {}, open_clip.SimpleTokenizer(context_length=self.config.context_length)
         for name in names:
             if name not in self._tokens:
-                self._tokens[name] = self.tokenizer([name])[0]
-                if (length := len(self.tokenizer.encode(name)) + 2) > self.config.context_length:
+                length = len(self.tokenizer.encode(name)) + 2  # with the start and the end
+                self._tokens[name] = self.tokenizer([name])[0], min(length, self.config.context_length)
+                if length > self.config.context_length:
                     warnings.warn(
                         f"{name!r} has {length} tokens, of which the text tower reads {self.config.context_length}: "
                         "its end is not read; say it shorter",
                         stacklevel=2,
                     )
-        tokens = torch.stack([self._tokens[name] for name in names]).to(self.projection.weight.device)  # (C, context)
-        end = tokens.argmax(-1)  # the end-of-text token has the largest id
-        length = int(end.max()) + 1  # the tower is causal: what follows the longest phrase is idle and left out
+        device = self.projection.weight.device
+        tokens = torch.stack([self._tokens[name][0] for name in names]).to(device)  # (C, context)
+        lengths = [self._tokens[name][1] for name in names]
+        end = torch.tensor(lengths, device=device) - 1  # where the end-of-text token stands
+        length = max(lengths)  # the tower is causal: what follows the longest phrase is idle and left out
         tower = self.tower
         x = tower.token_embedding(tokens[:, :length]) + tower.positional_embedding[:length]
         x = tower.ln_final(tower.transformer(x, attn_mask=tower.attn_mask[:length, :length]))  # (C, length, width)
-        return self.norm(self.projection(x[torch.arange(len(names)), end] @ tower.text_projection))
+        return self.norm(self.projection(x[torch.arange(len(names), device=device), end] @ tower.text_projection))
 
 
 def _version(parameter: Tensor) -> int:

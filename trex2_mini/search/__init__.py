@@ -7,6 +7,6 @@ hits = search(index, text="dog")                 # as often as wanted
 
 from trex2_mini.search.index import PhotoIndex
 from trex2_mini.search.page import contact_sheet
-from trex2_mini.search.rank import Hit, question, search
+from trex2_mini.search.rank import Hit, search
 
-__all__ = ["Hit", "PhotoIndex", "contact_sheet", "question", "search"]
+__all__ = ["Hit", "PhotoIndex", "contact_sheet", "search"]

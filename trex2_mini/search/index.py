@@ -22,14 +22,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from filelock import FileLock, Timeout
-from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from trex2_mini.checkpoint import state_hash
 from trex2_mini.datasets.scenes.catalogue import load_catalogue
-from trex2_mini.detector import Detections, Detector, top_detections
-from trex2_mini.images import load_image
+from trex2_mini.detections import Detections, top_detections
+from trex2_mini.detector import Detector, EncodedImage
+from trex2_mini.images import UnreadablePicture, picture_endings
 from trex2_mini.model.box_decoder import ABSENT
 from trex2_mini.paths import read_json, write_text
 from trex2_mini.prompt_bank import PromptBank
@@ -54,7 +53,7 @@ class PhotoIndex:
             raise ValueError(f"expected a folder with pictures, and {folder} is none")
         self.where = self.folder / HOME if where is None else Path(where).expanduser()
         self.shape = (vectors, detector.config.model.dim + 4)  # a row: queries, each followed by its box
-        self.made_by = {"format": 1, "weights": state_hash(detector.model), "vectors": vectors}
+        self.made_by = {"format": 1, "weights": detector.weights, "vectors": vectors}
         about, listed = self.where / "index.json", self.where / "pictures.jsonl"
         if about.exists() and (found := read_json(about)) != self.made_by:
             raise ValueError(
@@ -66,7 +65,9 @@ class PhotoIndex:
         rows = self._path.stat().st_size // self.bytes_a_picture if self._path.exists() else 0
         for line in listed.read_text(encoding="utf-8", errors="replace").split("\n")[:-1] if listed.exists() else []:
             record = self._checked(line, rows)
-            self._records.pop(owner.get(record["row"], ""), None)  # a row that was given to another picture
+            before = owner.get(record["row"])
+            if before in self._records and self._records[before]["row"] == record["row"]:
+                del self._records[before]  # its row was given to another picture
             self._records[record["file"]] = record
             if record["row"] is not None:
                 owner[record["row"]] = record["file"]
@@ -145,13 +146,13 @@ class PhotoIndex:
                     "unreadable": "",
                 }
                 try:
-                    image = load_image(self.folder / name)
-                except (ValueError, OSError) as error:
+                    encoded = self.detector.encode(self.folder / name)
+                except (UnreadablePicture, OSError) as error:
                     record["unreadable"] = str(error)
                 else:
-                    record |= {"row": next(rows), "height": image.shape[0], "width": image.shape[1]}
+                    record |= {"row": next(rows), "height": encoded.height, "width": encoded.width}
                     vectors.seek(record["row"] * self.bytes_a_picture)
-                    vectors.write(self.row(image).half().numpy().tobytes())
+                    vectors.write(self.row(encoded).half().numpy().tobytes())
                     vectors.flush()
                 lines.write(json.dumps(record) + "\n")
                 lines.flush()
@@ -167,9 +168,9 @@ class PhotoIndex:
         return record and (record["size"], record["time"])
 
     @torch.inference_mode()
-    def row(self, image: np.ndarray) -> Tensor:
+    def row(self, encoded: EncodedImage) -> Tensor:
         """What the index keeps of a picture: queries and their boxes (cxcywh in 0..1), [VECTORS, D + 4]."""
-        output = self.detector.model.decode(self.detector.encode_batch([image]), self.vocabulary)
+        output = self.detector.model.decode(encoded.features, self.vocabulary)
         real = output.logits[0, :, 0] > ABSENT / 2  # a tiny picture has fewer tokens than queries
         rows = torch.cat([output.queries[0], output.boxes[0]], 1)[real]
         chosen = rows[telling(output.logits[0, real], self.shape[0])]
@@ -226,8 +227,7 @@ def pictures_below(folder: Path) -> Iterator[tuple[str, os.stat_result]]:
 
     Hidden folders are left out, and links that lead out of the folder.
     """
-    known = {ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN}
-    root = folder.resolve()
+    known, root = picture_endings(), folder.resolve()
     for place, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(files):

@@ -24,7 +24,7 @@ from trex2_mini.evaluation.provenance import describe_code, describe_dataset
 from trex2_mini.evaluation.trial import open_detector, opened
 from trex2_mini.model.image_encoder import ImageFeatures
 from trex2_mini.search.index import PhotoIndex
-from trex2_mini.search.rank import SHORTLIST, question, search
+from trex2_mini.search.rank import SHORTLIST, search
 
 CUTS, KEPT, CHANCE = (1, 5, 10), 10, 20  # k of recall; first pictures that a shortlist is to keep; random orders
 
@@ -60,7 +60,7 @@ def measure_search(
     with TemporaryDirectory() as folder:
         index = PhotoIndex(detector, folder)
         for place, sample in enumerate(tqdm(samples, desc="looking", unit="picture", disable=not progress)):
-            row = index.row(sample.image).half().float()[:, : asked.shape[-1]]
+            row = index.row(detector.encode(sample.image)).half().float()[:, : asked.shape[-1]]
             indexed[place] = (
                 detector.model.box_decoder.logits(row[None], asked.flatten(0, 1)[None], None)[0].amax(0).view(3, -1)
             )
@@ -104,7 +104,7 @@ def _asked(detector: Detector, name: str, sample, label: int) -> Tensor:
     """A question as words, as one example box, and as both: [3, D]."""
     box = {"boxes": {name: sample.boxes[sample.labels == label][:1]}}
     ways = ({"text": [name]}, {"image": sample.image, **box}, {"text": [name], "image": sample.image, **box})
-    return torch.cat([question(detector, **way).embeddings for way in ways])
+    return torch.cat([detector.ask(**way).embeddings for way in ways])
 
 
 def retrieval_scores(scores: np.ndarray, right: np.ndarray) -> dict[str, float]:
@@ -118,33 +118,39 @@ def retrieval_scores(scores: np.ndarray, right: np.ndarray) -> dict[str, float]:
 
 
 def time_search(
-    detector: Detector, folder: str | Path, words: Sequence[str], simulated: int = 100_000, progress: bool = True
+    detector: Detector,
+    folder: str | Path,
+    words: Sequence[str],
+    simulated: Sequence[int] = (1_000, 100_000),
+    progress: bool = True,
 ) -> dict:
-    """Seconds to index a folder (in a temporary place), and of a question to it and to `simulated` pictures.
+    """Processor seconds (on one thread of a quiet machine: seconds) of indexing a folder, in a temporary place, and of
+    questions: {"pictures", "indexing", "question", "index_alone": of the folder, "shortlist", "bytes_a_picture",
+    "simulated": {pictures: {"index_alone", "question"}}}.
 
-    "first_question" waits for what is loaded once. "question" is the median over `words`, of it "index" the scores;
-    "question_index_only" is without the detector. Simulated are the index's rows, repeated; the shortlist costs what it
-    costs here.
+    Of the second and further `words` the median counts; the first one waits for what is loaded once. Simulated indexes
+    repeat the rows of the folder's; the detector's part of a question is the same for all.
     """
     with TemporaryDirectory() as place:
-        index, start = PhotoIndex(detector, folder, place), time.perf_counter()
-        counts = index.update(progress)
-        result = {**counts, "seconds_to_index": time.perf_counter() - start, "bytes_a_picture": index.bytes_a_picture}
-        ask = {"first_question": [words[0]], "question": words[1:], "question_index_only": words[1:]}
-        for key, each in ask.items():
-            shortlist = 0 if key == "question_index_only" else SHORTLIST
-            result[key] = float(np.median([_seconds(search, index, word, shortlist=shortlist) for word in each]))
-        prompts = question(detector, words[0]).embeddings
-        result["index"] = _seconds(index.scores, prompts)
-        rows = (Path(place) / "vectors.f16").read_bytes()
-        with open(Path(place) / "vectors.f16", "wb") as large:
-            for _ in range(math.ceil(simulated * index.bytes_a_picture / len(rows))):
-                large.write(rows)
-        result |= {"simulated": simulated, "index_simulated": _seconds(index.scores, prompts)}
-    return result | {"question_simulated": result["question"] - result["index"] + result["index_simulated"]}
+        index = PhotoIndex(detector, folder, place)
+        spent = {"indexing": _seconds(index.update, progress)}
+        for key, shortlist in (("question", SHORTLIST), ("index_alone", 0)):
+            each = [_seconds(search, index, word, shortlist=shortlist) for word in words]
+            spent[key] = float(np.median(each[1:]))
+        prompts = detector.ask(text=words[0]).embeddings
+        looking, rows = spent["question"] - spent["index_alone"], (Path(place) / "vectors.f16").read_bytes()
+        larger = {}
+        for pictures in simulated:
+            with open(Path(place) / "vectors.f16", "wb") as file:
+                for _ in range(math.ceil(pictures * index.bytes_a_picture / len(rows))):
+                    file.write(rows)
+            alone = _seconds(index.scores, prompts)
+            larger[str(pictures)] = {"index_alone": alone, "question": looking + alone}
+        about = {"pictures": len(index.files), "shortlist": SHORTLIST, "bytes_a_picture": index.bytes_a_picture}
+        return about | spent | {"simulated": larger}
 
 
 def _seconds(act, *arguments, **options) -> float:
-    start = time.perf_counter()
+    start = time.process_time()
     act(*arguments, **options)
-    return time.perf_counter() - start
+    return time.process_time() - start
