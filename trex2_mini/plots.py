@@ -35,7 +35,9 @@ def fonts_for(characters: frozenset[str]) -> list[str]:
     """Font families that together have glyphs for these characters, DejaVu Sans first; a warning says for which none
     of this machine's fonts has any.
     """
-    entries = sorted(font_manager.fontManager.ttflist, key=lambda entry: (entry.name != PLAIN, entry.style != "normal"))
+    # "Last Resort" has an empty box for every character
+    entries = [entry for entry in font_manager.fontManager.ttflist if "Last Resort" not in entry.name]
+    entries.sort(key=lambda entry: (entry.name != PLAIN, entry.style != "normal"))
     families, missing = [], {character for character in characters if character.isprintable() and character != " "}
     for entry in entries:
         if not missing:

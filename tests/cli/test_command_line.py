@@ -194,7 +194,7 @@ def test_a_suite_is_a_table_with_mean_and_median(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(suite, "suites", lambda: {"photo-wild": one})
     few = ["--examples", "1", "--draws", "1", "--limit", "1", "--json", str(tmp_path / "a.json")]
     assert main(["suite", "photo-wild", *few]) == 0
-    assert capsys.readouterr().out.startswith("| AP | ships | mean | median |\n")
+    assert capsys.readouterr().out.split("\n")[0].split() == ["|", "AP", "|", "ships", "|", "mean", "|", "median", "|"]
     assert json.loads((tmp_path / "a.json").read_text())["AP"]["echo"]["mean"] > 0
 
 
