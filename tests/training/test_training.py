@@ -93,6 +93,7 @@ def test_what_a_run_leaves_behind(whole_run):
         "model.safetensors",
         "state.safetensors",
         "train.lock",
+        "vocabulary.json",
     ]
     model, config, path = load_model(whole_run.run)
     assert config == TINY and path.name == "model.safetensors" and not model.training

@@ -95,7 +95,7 @@ def test_from_the_cache_and_private(detector, monkeypatch, tmp_path):
     SharedDetector.from_pretrained("someone/private", token="hf_secret", revision="v1")
     assert asked["repo"] == first["repo_id"] == "someone/private"
     assert asked["token"] == first["token"] == "hf_secret" and asked["revision"] == first["revision"] == "v1"
-    assert set(asked["allow_patterns"]) == {"config.json", "model.safetensors"}
+    assert set(asked["allow_patterns"]) == {"config.json", "model.safetensors", "vocabulary.json"}
 
 
 @pytest.mark.parametrize("name", ["noslash", "a/b/c", "", "/", None])

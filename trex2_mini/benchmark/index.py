@@ -66,7 +66,7 @@ class _Reader:
 
 
 def _held(key: str) -> float:
-    text = Path("/proc/self/smaps_rollup").read_text()
+    text = Path("/proc/self/smaps_rollup").read_text(encoding="utf-8")
     return int(re.search(rf"^{key}:\s+(\d+)", text, re.MULTILINE)[1]) / 2**20
 
 

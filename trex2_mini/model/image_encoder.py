@@ -154,9 +154,8 @@ class ImageEncoder(nn.Module):
         centres = torch.cat([_cell_centres(h, w, device) for h, w in shapes])[None] / valid[:, None]  # (B, N, 2)
         padding = (centres >= 1).any(-1)
         position = image_position(centres, self.config.dim, self.config.position_temperature)
-        lengths = torch.tensor([h * w for h, w in shapes], device=device)
-        count = sum(h * w for h, w in shapes)  # said, so that a GPU is not waited for
-        position = position + self.level_embedding.repeat_interleave(lengths, dim=0, output_size=count)
+        levels = [level.expand(h * w, -1) for level, (h, w) in zip(self.level_embedding, shapes)]
+        position = position + torch.cat(levels)
         tokens = torch.cat([m.flatten(2).transpose(1, 2) for m in maps], 1)  # (B, N, D)
         exact = all(size == padded for size in sizes)  # known without waiting for a GPU
         any_padding = None if exact or not bool(padding.any()) else padding

@@ -131,6 +131,10 @@ class DatasetBatches:
 Source = EmojiBatches | CutoutBatches | DatasetBatches
 
 
+def _text_only(step: int) -> tuple[str, ...]:
+    return ("text",)
+
+
 class MixedBatches:
     """Batches in which each pair of pictures comes from a source drawn by its share. Categories of one name are one
     category, whether it is written with a capital letter or with a low line for a space.
@@ -155,7 +159,7 @@ class MixedBatches:
         short_sides: Sequence[int] = (192,),
         parts: int = 1,
         visual_shares: Sequence[float] | None = None,
-        kinds: Callable[[int], tuple[str, ...]] = lambda step: ("text",),
+        kinds: Callable[[int], tuple[str, ...]] = _text_only,
     ):
         own = {"text": shares, "visual": shares if visual_shares is None else visual_shares}
         for values in own.values():

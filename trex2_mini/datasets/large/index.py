@@ -187,7 +187,8 @@ class ParquetDataset:
         self._folder = folder
         self._map()
         self.categories: list[dict] = [
-            entry | {"id": label} for label, entry in enumerate(json.loads((folder / "categories.json").read_text()))
+            entry | {"id": label}
+            for label, entry in enumerate(json.loads((folder / "categories.json").read_text(encoding="utf-8")))
         ]
         self.category_ids = list(range(len(self.categories)))
         self.names: list[str] = [entry["name"] for entry in self.categories]
