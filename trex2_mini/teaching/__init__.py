@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,7 @@ def begin(name: str, output_dir: str = "", pictures: bool = True) -> Path:
     Shows the figure of the model with the parts marked that the notebook is about (name: begins with its number), and
     sets the look of figures: JPEG where they show pictures, else PNG.
     """
+    warnings.formatwarning = lambda message, category, *_, **__: f"{category.__name__}: {message}\n"  # no file, no line
     display(SVG(architecture(HERE.get(name[:2], ()))))
     if pictures:
         set_matplotlib_formats("jpeg", pil_kwargs={"quality": 85}, bbox_inches="tight")
