@@ -25,7 +25,7 @@ from trex2_mini.paths import REPOSITORY, read_json, write_text
 
 FOLDER = REPOSITORY / "data" / "photo-wild"
 SETS = {  # uploader/project on universe.roboflow.com; all are under CC BY 4.0
-    "aquarium": "brad-dwyer/aquarium-combined",
+    "aquarium": "Aquarium Combined",
     "food-trays": "charladinna-bbx/deteksi_mbg",
     "kuih-cakes": "kuih-ketayap/kuih-dataset",
     "rice-pests": "rice-plant-pest-detection/rice-plant-pest-detection-5r6r7",

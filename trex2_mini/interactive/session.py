@@ -62,15 +62,14 @@ class Session:
     # ---- pictures
 
     def add(self, source: Any, name: str | None = None) -> str:
-        """Take in a path, PIL picture or array; returns its name here. Of a file only the head is read before it is
-        looked at.
+        """Take in a path, PIL picture or array; returns its name here. Of a file only the head is read.
         Raises ValueError, FileNotFoundError.
         """
         if not isinstance(source, (str, Path)):
             load_image(source)  # refuses what is no picture
         else:
             source = Path(source).expanduser().resolve()
-            picture_size(source)
+            picture_size(source)  # refuses what is no picture by its head; the pixels are read when it is looked at
             for known, other in self.sources.items():
                 if isinstance(other, Path) and other == source:
                     return known
@@ -94,15 +93,18 @@ class Session:
 
     def image(self, name: str) -> np.ndarray:
         """uint8 [H, W, 3]. Raises ValueError for a name that is not here."""
+        return load_image(self._source(name))
+
+    def _source(self, name: str) -> Any:
         if name not in self.sources:
             raise ValueError(f"no picture {name!r} here; expected one of {list(self.sources)}, or add it")
-        return load_image(self.sources[name])
+        return self.sources[name]
 
     def encode(self, name: str) -> EncodedImage:
         """The picture's features, from the detector or from the last time."""
         if name not in self._encodings:
             start = time.perf_counter()
-            self._encodings[name] = self.detector.encode(self.sources[name])
+            self._encodings[name] = self.detector.encode(self._source(name))
             self.history.append({"image": name, "what": "encode", "ms": 1000 * (time.perf_counter() - start)})
         self._encodings.move_to_end(name)
         while len(self._encodings) > KEPT_ENCODINGS:
