@@ -21,7 +21,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
 from torch import Tensor
 from tqdm import tqdm
 
@@ -30,7 +29,7 @@ from trex2_mini.detections import Detections, top_detections
 from trex2_mini.detector import Detector, EncodedImage
 from trex2_mini.images import UnreadablePicture, picture_endings
 from trex2_mini.model.box_decoder import ABSENT
-from trex2_mini.paths import read_json, write_text
+from trex2_mini.paths import locked, read_json, write_text
 from trex2_mini.prompt_bank import PromptBank
 
 VECTORS = 16  # kept of a picture
@@ -110,12 +109,10 @@ class PhotoIndex:
         there = {name: (stat.st_size, stat.st_mtime_ns) for name, stat in pictures_below(self.folder)}
         if not there:
             raise ValueError(f"{self.folder} holds no picture, nor do its folders; expected files such as .jpg or .png")
+        busy = f"another process is updating the index {self.where}; wait for it to end"
         try:
-            self.where.mkdir(parents=True, exist_ok=True)
-            with FileLock(self.where / "lock", timeout=0):
+            with locked(self.where / "lock", busy):
                 return self._update(there, progress)
-        except Timeout:
-            raise ValueError(f"another process is updating the index {self.where}; wait for it to end") from None
         except OSError as error:
             raise ValueError(
                 f"the index {self.where} cannot be written ({error}); name another folder for it"
@@ -136,15 +133,8 @@ class PhotoIndex:
         with open(self._path, "r+b") as vectors, open(self.where / "pictures.jsonl", "a", encoding="utf-8") as lines:
             for name in tqdm(stale, desc="indexing", unit="picture", disable=not progress):
                 size, time = there[name]
-                record = {
-                    "file": name,
-                    "size": size,
-                    "time": time,
-                    "row": None,
-                    "height": 0,
-                    "width": 0,
-                    "unreadable": "",
-                }
+                record = {"file": name, "size": size, "time": time}
+                record |= {"row": None, "height": 0, "width": 0, "unreadable": ""}
                 try:
                     encoded = self.detector.encode(self.folder / name)
                 except (UnreadablePicture, OSError) as error:
