@@ -111,7 +111,8 @@ def save_detections(image: Any, detections: Found, path: str | Path) -> None:
     """
     figure = _full_size(image, detections)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
+    with plt.rc_context({"savefig.bbox": None}):  # "tight", as notebooks set it, would change the picture's size
+        figure.savefig(path)
     plt.close(figure)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from filelock import FileLock
@@ -73,7 +74,8 @@ def test_json_of_one_picture_and_its_size(run, tree, tmp_path):
     """A picture keeps its size where it is drawn, and JSON says in what its boxes are."""
     large = tmp_path / "large.png"
     Image.open(tree / "a.png").resize((1001, 803)).save(large)
-    run("detect --threshold 0 --text cat", large, "--json", tmp_path / "a.json", "--out", tmp_path / "drawn.png")
+    with plt.rc_context({"savefig.bbox": "tight"}):  # as in a notebook
+        run("detect --threshold 0 --text cat", large, "--json", tmp_path / "a.json", "--out", tmp_path / "drawn.png")
     found = json.loads((tmp_path / "a.json").read_text())
     assert found["picture"] == "large.png" and (found["height"], found["width"]) == (803, 1001)
     assert found["boxes"] == "x1, y1, x2, y2 in pixels" and set(found["detections"][0]) == {"name", "score", "box"}
