@@ -20,11 +20,15 @@ from trex2_mini.datasets.formats import (
 )
 from trex2_mini.datasets.large.index import ParquetDataset
 from trex2_mini.datasets.odinw import large_suites, open_large_suite
-from trex2_mini.datasets.photo_wild import FOLDER as PHOTO_WILD_FOLDER
-from trex2_mini.datasets.photo_wild import PHOTO_WILD
-from trex2_mini.paths import data_root
+from trex2_mini.paths import REPOSITORY, data_root
 
 INDEX = "index.parquet"  # trex2 data index
+PHOTO_WILD_FOLDER = REPOSITORY / "data" / "photo-wild"  # made by tools/photo_wild.py
+PHOTO_WILD = tuple(
+    f"photo-wild-{name}/{split}"
+    for name in ("aquarium", "food-trays", "kuih-cakes", "rice-pests", "ships", "thermal-cheetah")
+    for split in ("examples", "val")
+)
 
 
 def open_training_set(name: str) -> CocoDataset | ParquetDataset:
