@@ -1,6 +1,5 @@
 """All sets by name: the embedded emoji family, the coins, photo-wild, the official COCO and LVIS files, and folders in
-any format of formats.py.
-"""
+any format of formats.py."""
 
 from __future__ import annotations
 
@@ -33,8 +32,7 @@ PHOTO_WILD = tuple(
 
 def open_training_set(name: str) -> CocoDataset | ParquetDataset:
     """What training draws from: anything `open_dataset` takes, or a folder with index.parquet and images/; folders by
-    their path, or by their name under the data root.
-    """
+    their path, or by their name under the data root."""
     for folder in (Path(name).expanduser(), data_root() / name):
         if (folder / INDEX).is_file():
             return ParquetDataset(folder / INDEX, folder / "images")
@@ -46,12 +44,11 @@ def open_dataset(name: str) -> CocoDataset:
     """Open a set by its name.
 
     Args:
-        name: "emoji-val" or another set of the embedded family, or "coins" (made on first use);
-            "cutouts-val" (made by `trex2 data cutouts-val`);
-            "photo-wild-aquarium/val" or another of `PHOTO_WILD` (in the repository); "coco-val2017", "coco-train2017",
-            "lvis-val", "lvis-minival", "lvis-train" (official files under <data root>); "odinw35/NAME/val" or "/train",
-            "rf100/NAME/test" or "/train" (odinw.py); or a folder or JSON file in one of the formats of formats.py's
-            table.
+        name: "emoji-val" or another set of the embedded family, or "coins" (made on first use); "cutouts-val" (made by
+            `trex2 data cutouts-val`); "photo-wild-aquarium/val" or another of `PHOTO_WILD` (in the repository);
+            "coco-val2017", "coco-train2017", "lvis-val", "lvis-minival", "lvis-train" (official files under <data
+            root>); "odinw35/NAME/val" or "/train", "rf100/NAME/test" or "/train" (odinw.py); or a folder or JSON file
+            in one of the formats of formats.py's table.
 
     Raises:
         FileNotFoundError: there is no such set; the message says where it was looked for.
