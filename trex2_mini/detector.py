@@ -65,9 +65,9 @@ class Detector:
         return state_hash(self.model)
 
     @classmethod
-    def load(cls, source: str | Path = "nano-emoji", device: str | None = None) -> Detector:
+    def load(cls, source: str | Path = "nano-photo", device: str | None = None) -> Detector:
         """source: a folder with model.safetensors and config.json, or the name of a checkpoint that comes with the
-        repository."""
+        repository: nano-photo for photographs, nano-emoji for drawings."""
         model, config, path = load_model(source)
         detector = cls(model, config, device)
         detector.vocabulary = Vocabulary.load(path.parent)

@@ -113,7 +113,8 @@ class PromptBank:
             raise ValueError(
                 f"the prompt bank of {', '.join(self.names[:3])} was made by a model with other weights "
                 f"({self.weights}; this one has {weights}), and means nothing to this one; embed the examples again "
-                "with this model, load that model, or insist with allow_other_model=True (--allow-other-model)"
+                "with this model, load that model (a tuned bank's by weights.tuning.load_tuned), or insist with "
+                "allow_other_model=True (--allow-other-model)"
             )
         return self.embeddings
 

@@ -81,6 +81,10 @@ class Asked:
         from trex2_mini.detector import Detector
 
         found = Detector.load(self.checkpoint, self.device)
+        if self.bank:
+            from trex2_mini.weights.tuning import load_tuned
+
+            found, self.__dict__["prompts"] = load_tuned(found, self.bank)
         return found.use_aliases(self.aliases) if self.aliases else found
 
     @cached_property
@@ -94,9 +98,7 @@ class Asked:
 
     @cached_property
     def prompts(self) -> PromptBank | None:
-        from trex2_mini.prompt_bank import PromptBank
-
-        return PromptBank.load(self.bank) if self.bank else None
+        return self.detector and self.__dict__.get("prompts")  # a bank comes with the detector that it was tuned for
 
     @cached_property
     def negatives(self) -> list[str] | None:

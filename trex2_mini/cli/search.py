@@ -41,8 +41,8 @@ def search(
     The first call indexes the pictures; later ones index what has changed.
 
     Examples:
-    trex2 search my/photos --text "dog" --checkpoint nano-photo --out found.html
-    trex2 search my/photos --image photo.jpg --box 192 30 240 73 --name coin --text coin --checkpoint nano-photo
+    trex2 search my/photos --text "dog" --out found.html
+    trex2 search my/photos --image photo.jpg --box 192 30 240 73 --name coin --text coin
     trex2 search emoji-coco --measure --json retrieval.json
     """
     from trex2_mini.detector import Detector
