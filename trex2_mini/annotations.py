@@ -193,7 +193,7 @@ def convert(dataset: CocoDataset, out: str | Path, format: str = "coco") -> tupl
 
 
 def bring(source: Path, target: Path) -> None:
-    """Link a picture to its place in a set, whose folder is made if missing; a copy where the file system cannot link."""
+    """Link a picture to its place in a set, its folder made if missing; a copy where the file system cannot link."""
     if target.exists():
         return
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -58,7 +58,7 @@ def fonts_for(characters: frozenset[str]) -> list[str]:
 
 
 def plain_text(*texts: str) -> dict[str, Any]:
-    """Options of matplotlib's text that draw these as they are: in fonts that have their glyphs, `$` being no formula."""
+    """Options of matplotlib's text that draw these as they are: fonts that have their glyphs, `$` being no formula."""
     return {"family": fonts_for(frozenset("".join(texts))), "parse_math": False}
 
 
