@@ -43,9 +43,8 @@ def export(
     Args:
         folder: made if missing. coco: annotations.json; yolo: data.yaml and labels/*.txt; voc: Annotations/*.xml.
         found: {file name: (height, width, detections)}; COCO keeps the scores, the other two have no place for them.
-        pictures: the folder with the pictures, or {file name: path}. Given, they are linked (where that cannot be
-            done, copied) into the set,
-            so that it is complete.
+        pictures: the folder with the pictures, or {file name: path}. Given, they are linked (where that cannot be done,
+            copied) into the set, so that it is complete.
         names: these are listed first, found or not.
 
     Returns:
@@ -194,9 +193,7 @@ def convert(dataset: CocoDataset, out: str | Path, format: str = "coco") -> tupl
 
 
 def bring(source: Path, target: Path) -> None:
-    """Link a picture to its place in a set, whose folder is made if missing; a copy where the file
-    system cannot link.
-    """
+    """Link a picture to its place in a set, its folder made if missing; a copy where the file system cannot link."""
     if target.exists():
         return
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -208,8 +205,7 @@ def bring(source: Path, target: Path) -> None:
 
 def pictures_in(folder: Path, recursive: bool = False) -> list[Path]:
     """The pictures of a folder, by name; recursive: of the folders inside it too, else those are left out and warned
-    of, as is HEIC without its package. Raises ValueError where there is none.
-    """
+    of, as is HEIC without its package. Raises ValueError where there is none."""
     known, entries = picture_endings(), sorted(folder.rglob("*") if recursive else folder.iterdir())
     found = [path for path in entries if path.suffix.lower() in known and path.is_file()]
     if unknown := [p.name for p in entries if p.suffix.lower() in set(HEIC) - known]:

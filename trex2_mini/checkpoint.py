@@ -151,8 +151,7 @@ def shipped() -> list[str]:
 
 def state_hash(model: torch.nn.Module) -> str:
     """16 hex digits that tell a model's weights from others: of their SHA-256 at half precision, so that a model and
-    its shipped file agree.
-    """
+    its shipped file agree."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         value = tensor.detach().cpu()

@@ -204,8 +204,7 @@ def _pixels(picture: Image.Image, side: int | None, keep: bool) -> tuple[np.ndar
 
 def _sixteen_bit(array: np.ndarray, largest: int | tuple | None = None) -> np.ndarray:
     """uint16 as uint8. The largest value is `largest` (from the file's head), else the end of the 8 to 14 bits, or 16,
-    that the values need: cameras and microscopes write 10 to 14 bits into 16.
-    """
+    that the values need: cameras and microscopes write 10 to 14 bits into 16."""
     largest = max(largest) if isinstance(largest, tuple) and largest else largest
     if not isinstance(largest, int) or not 0 < largest <= 65535:
         bits = int(array.max(initial=0)).bit_length()

@@ -65,8 +65,7 @@ def split_names(text: str) -> list[str]:
 @dataclass(frozen=True)
 class Vocabulary:
     """What a text tower was taught: whole names, and the words in them and in what else it has read (vocabulary.json
-    beside a checkpoint's weights). A tower of CLIP's has none: it has read nearly everything.
-    """
+    beside a checkpoint's weights). A tower of CLIP's has none: it has read nearly everything."""
 
     names: tuple[str, ...]
     words: frozenset[str]
@@ -82,8 +81,7 @@ class Vocabulary:
 
     def unknown(self, name: str) -> list[str]:
         """The words of a name that are not known, in any of their English numbers; of Latin ones those of up to two
-        letters count as known.
-        """
+        letters count as known."""
         return [
             word for word in _words(name) if not (self.words & _numbers(word) or (len(word) < 3 and word.isascii()))
         ]

@@ -1,6 +1,5 @@
 """The index of a large set, of made-up annotations: how long it opens, how fast random pictures' annotations are read
-(without decoding pictures), and what a DataLoader's worker holds of its own. Linux only.
-"""
+(without decoding pictures), and what a DataLoader's worker holds of its own. Linux only."""
 
 from __future__ import annotations
 

@@ -110,8 +110,7 @@ def timed(function: Callable, name: str, spent: dict[str, float]) -> Callable:
 
 def transformers(module: str = "") -> Any:
     """The package transformers, or one of its modules. It is no requirement of trex2_mini: ValueError says how to get
-    it.
-    """
+    it."""
     try:
         return importlib.import_module(f"transformers{module}")
     except ImportError as error:

@@ -1,6 +1,5 @@
 """The whole model: its parts (the paper's Table 7), peers, the price of a further prompt, growth, memory. Batch 1
-unless said otherwise.
-"""
+unless said otherwise."""
 
 from __future__ import annotations
 

@@ -88,8 +88,7 @@ def trex2() -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs a command line (default: this process's own) and returns its exit status: 0, or 1 for what went wrong, 2 for
-    a wrong command line, 130 for Ctrl-C, after one line on stderr.
-    """
+    a wrong command line, 130 for Ctrl-C, after one line on stderr."""
     for stream in (sys.stdout, sys.stderr):  # a console of another encoding shows \u732b instead of failing
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")

@@ -185,8 +185,7 @@ def pictures(function: Callable) -> Callable:
 
 def gather(given: Sequence[str], recursive: bool) -> dict[str, Any]:
     """{name: path or address}; what lies in a folder is named by its place there, with forward slashes. Raises
-    ValueError: a folder without pictures, two pictures of one name.
-    """
+    ValueError: a folder without pictures, two pictures of one name."""
     from trex2_mini.annotations import pictures_in
 
     found: list[tuple[str, Any]] = []

@@ -117,8 +117,7 @@ def voc(folder: Path) -> CocoDataset:
 
 def read_xml(path: Path) -> ElementTree.Element:
     """An XML file's root, in the encoding that it declares. Files with a document type are refused: nothing in them may
-    be expanded.
-    """
+    be expanded."""
     declared = re.match(rb"\s*<\?xml[^>]{0,80}encoding=[\"']([\w.-]{1,40})", path.read_bytes()[:200])
     text = read_text(path, declared[1].decode() if declared else None)
     if "<!DOCTYPE" in text or "<!ENTITY" in text:
@@ -146,8 +145,7 @@ def yolo_places(folder: Path) -> tuple[Path, Path] | None:
 
 def yolo(pictures: Path, labels: Path) -> CocoDataset:
     """A text file of labels a picture: a line is a class and a box (x, y of its centre, width, height), or a polygon,
-    in shares of the picture. The names are in data.yaml, or in classes.txt.
-    """
+    in shares of the picture. The names are in data.yaml, or in classes.txt."""
     paths = sorted(p for p in pictures.iterdir() if p.suffix.lower() in picture_endings() and p.is_file())
     if not paths:
         parts = [str(own) for own in sorted(pictures.iterdir()) if own.is_dir()]

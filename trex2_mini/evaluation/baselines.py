@@ -138,8 +138,7 @@ def _features(backbone: nn.Module) -> Callable[[Tensor], Near]:
 
 def _window_means(sums: Tensor, height: int, width: int) -> Tensor:
     """Means of all windows of height x width cells, [1, C, H + 1 - height, W + 1 - width], from sums [1, C, H + 1, W +
-    1].
-    """
+    1]."""
     right = sums[..., width:] - sums[..., :-width]
     return ((right[..., height:, :] - right[..., :-height, :]) / (height * width)).float()
 

@@ -101,8 +101,7 @@ def _columns(entries: list[dict], place: dict[int, int], partly: set) -> tuple[n
 
 def resampled(answers: Answers, resamples: int, seed: int) -> np.ndarray:
     """How many times each image counts, [resamples, images]: as many images (or groups of them) as there are, drawn
-    with replacement.
-    """
+    with replacement."""
     groups = answers.groups or {}
     keys = [("group", groups[i]) if i in groups else ("image", i) for i in answers.image_ids]
     known = {key: number for number, key in enumerate(dict.fromkeys(keys))}
@@ -134,8 +133,7 @@ def bootstrap_difference(
     Either may be a list of draws (answers of several seeds), whose mean AP is then compared.
 
     Returns {"difference", "low", "high", "above_zero", "resamples"}; above_zero is the share of resamples in which it
-    is positive.
-    Raises ValueError where the images are not the same.
+    is positive. Raises ValueError where the images are not the same.
     """
     _check(resamples, level)
     groups = [[own] if isinstance(own, Answers) else list(own) for own in (first, second)]

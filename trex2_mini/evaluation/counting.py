@@ -48,10 +48,8 @@ def counting(
 
     Returns:
         MAE, RMSE, bias (mean of count minus truth), in objects a picture; AP, AP50, AP75 (None without boxes);
-        MAE_constant, of always
-        answering the median of these very counts; MAE_by_threshold, to see what the choice of one is worth; mean_count,
-        exemplars,
-        threshold, tiles, images, prompts, categories; per_category {name: MAE}.
+        MAE_constant, of always answering the median of these very counts; MAE_by_threshold, to see what the choice of
+        one is worth; mean_count, exemplars, threshold, tiles, images, prompts, categories; per_category {name: MAE}.
 
     Raises ValueError for a threshold outside 0..1, or a number of exemplars that is not 1 to 3, or tiles of 1 side or
     less (0 is none).

@@ -50,14 +50,11 @@ def negatives(
 
     Returns:
         AP, AP50, AP75, of Visual-I with negatives of beta = BETA; AP_without, without them; AP_others,
-        AP_others_without, the same for the instances
-        that were not prompted (`only_others`; None where none is left); by_beta {beta: {AP, AP_others, found, alarms}},
-        "without" being one of
-        them; found and alarms: percent of the asked instances, and of the look-alikes, with an answer of at least
-        `threshold` at IoU >= 0.5.
-        With resamples also gain, gain_others {difference, low, high, ...}: AP - AP_without, by `bootstrap_difference`.
-        images, prompts, negatives (mean number a prompt), prompted_with, threshold, categories, per_category {name:
-        AP}.
+        AP_others_without, the same for the instances that were not prompted (`only_others`; None where none is left);
+        by_beta {beta: {AP, AP_others, found, alarms}}, "without" being one of them; found and alarms: percent of the
+        asked instances, and of the look-alikes, with an answer of at least `threshold` at IoU >= 0.5. With resamples
+        also gain, gain_others {difference, low, high, ...}: AP - AP_without, by `bootstrap_difference`. images,
+        prompts, negatives (mean number a prompt), prompted_with, threshold, categories, per_category {name: AP}.
 
     Raises ValueError where nothing has look-alikes, a threshold outside 0..1, more negatives than NEGATIVES.
     """

@@ -289,8 +289,7 @@ def first_synonyms(dataset: CocoDataset) -> dict[int, str]:
 
 def text(trial: Trial, labels: list[int], phrases: list[str] | None = None) -> list[dict]:
     """Text: the names of `labels`, or `phrases`, one for each, are the prompts of every image. Returns detections as
-    COCO results.
-    """
+    COCO results."""
     phrases = [trial.dataset.names[label] for label in labels] if phrases is None else phrases
     with torch.inference_mode():
         prompts = trial.detector.model.encode_text(phrases)

@@ -54,8 +54,7 @@ def region_scores(rows: list[dict], names: list[str]) -> dict:
 
     Returns:
         top1, top5 over all boxes; top1_of_categories, the mean over categories (one box of a rare one counts for more);
-        most_frequent, the
-        top1 of always answering the commonest category; boxes; per_category {name: top1}.
+        most_frequent, the top1 of always answering the commonest category; boxes; per_category {name: top1}.
 
     Raises ValueError where there is no box.
     """

@@ -30,8 +30,7 @@ BATCH = 16  # tiles encoded together
 
 def tile_starts(length: int, tile: int, overlap: int) -> list[int]:
     """Where the tiles along one side of a picture begin: evenly spread, the last ends with the picture, neighbours
-    share `overlap` px or more.
-    """
+    share `overlap` px or more."""
     if tile >= length:
         return [0]
     number = math.ceil((length - overlap) / (tile - overlap))

@@ -51,8 +51,7 @@ class HeldTrial(Trial):
 
 def pieces(trial: Trial, memory: float) -> Iterator[HeldTrial]:
     """A trial in pieces whose features take about `memory` GiB each, in whole rounds of batches: the answers are those
-    of the whole trial.
-    """
+    of the whole trial."""
     model, batch = trial.detector.config.model, trial.batch_size * process()[1]
     tokens = sum((model.short_side // s + 1) * (model.long_side // s + 1) for s in model.strides)
     an_image = 4 * tokens * model.dim + 12 * tokens + 3 * model.short_side * model.long_side  # bytes

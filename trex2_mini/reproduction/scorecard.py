@@ -107,8 +107,7 @@ def scorecard(
 
     Returns:
         What `evaluate` (or `repeated`) says of each line, with line (its key), draws, limit, and value, goal and
-        verdict (see `judged`);
-        of a set that is not here only line and missing.
+        verdict (see `judged`); of a set that is not here only line and missing.
 
     Raises ValueError for a checkpoint without goals and for a file that holds something else.
     """
@@ -194,8 +193,7 @@ def judged(line: Line, results: list[dict]) -> dict:
 
 def as_table(results: list[dict]) -> pd.DataFrame:
     """AP in percent (of counting the mean error in percent of the mean count: less is better), its deviation over
-    draws, goal, verdict.
-    """
+    draws, goal, verdict."""
     columns = {"line": "set, protocol, categories", "value": "AP", "goal": "goal", "verdict": "verdict"}
     table = pd.DataFrame([{"verdict": "not here", **result} for result in results]).reindex(columns=[*columns, "std"])
     table["std"] = [own.get("AP") if isinstance(own, dict) else None for own in table["std"]]

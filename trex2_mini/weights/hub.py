@@ -37,8 +37,7 @@ class SharedDetector(
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **options: Any) -> SharedDetector:
         """A folder, or owner/name on the Hub; options are the mixin's, and `device`. Raises CheckpointError where there
-        is none.
-        """
+        is none."""
         if not isinstance(pretrained_model_name_or_path, (str, Path)):
             raise CheckpointError(
                 f"expected a folder, or owner/name on the Hub, got {pretrained_model_name_or_path!r:.80}"
@@ -68,8 +67,7 @@ class SharedDetector(
         **_: Any,
     ) -> SharedDetector:
         """model_id: a folder, or owner/name on the Hub. Raises CheckpointError when it holds no whole checkpoint of
-        ours.
-        """
+        ours."""
         folder = Path(model_id)
         if not folder.is_dir():
             folder = Path(

@@ -86,8 +86,7 @@ def teacher_embeddings(names: Sequence[str], batch_size: int = 256) -> Tensor:
 
 def likeness(words: dict[str, list[str]], known: Sequence[str]) -> Tensor:
     """The teacher's cosines [n, K] of n words (`vocabulary`) and K names; of a word's senses, that which is nearest to
-    the name counts.
-    """
+    the name counts."""
     senses = list(dict.fromkeys(sense for own in words.values() for sense in own))
     cosines = teacher_embeddings(senses) @ teacher_embeddings(known).T
     place = {sense: i for i, sense in enumerate(senses)}

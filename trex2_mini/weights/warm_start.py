@@ -113,8 +113,7 @@ _RULES = [  # their name -> ours; the first that fits counts
 @dataclass
 class WarmStart:
     """taken: our tensors that were set; new: ours that stay as they were; left: their tensors that were not used, with
-    the reason.
-    """
+    the reason."""
 
     taken: list[str] = field(default_factory=list)
     new: list[str] = field(default_factory=list)
@@ -122,8 +121,7 @@ class WarmStart:
 
     def __str__(self) -> str:
         """A table: our parts with the tensors taken and those as they were, then their tensors that were left, by
-        reason.
-        """
+        reason."""
         taken, new = Counter(map(_part, self.taken)), Counter(map(_part, self.new))
         lines = [f"{'our part':36s} {'taken':>6s} {'as they were':>13s}"]
         lines += [f"{part:36s} {taken[part]:6d} {new[part]:13d}" for part in sorted(taken | new)]
