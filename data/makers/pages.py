@@ -52,6 +52,7 @@ def goals(checkpoint: str) -> list[Row]:
 
 def how_good() -> list[Row]:
     """set | others | template | Visual-I (echo) | Visual-G | Text: the six rows of the first page"""
+    columns = ("visual-i-others", "template-others", "visual-i", "echo", "visual-g", "text")
     photo, emoji, wild = scorecard("nano-photo"), scorecard("nano-emoji"), read("results/photo_wild.json")["AP"]
 
     def measured(label: str, *values: float | None) -> Row:
@@ -66,15 +67,11 @@ def how_good() -> list[Row]:
         rest = (found.get(name, {}).get("AP") for name in ("visual-g", "text"))
         return measured(label, others["AP"], others.get("template"), visual["AP"], visual["echo"], *rest)
 
-    def of_suite(label: str, name: str) -> Row:
-        columns = ("visual-i-others", "template-others", "visual-i", "echo", "visual-g", "text")
-        return measured(label, *(wild[column][name] for column in columns))
-
     return [
         of_card("COCO val2017, 70 pictures", photo, "coco-val2017"),
-        of_suite("photo-wild, mean of six sets", "mean"),
-        of_suite("photo-wild: infrared cheetahs", "photo-wild-thermal-cheetah/val"),
-        of_suite("photo-wild: aquarium", "photo-wild-aquarium/val"),
+        measured("photo-wild, mean of six sets", *(wild[column]["mean"] for column in columns)),
+        of_card("of these: infrared cheetahs", photo, "thermal-cheetah/val"),
+        of_card("of these: aquarium", photo, "aquarium/val"),
         of_card("coins, one picture", photo, "coins"),
         of_card("drawings, never-trained categories (`nano-emoji`)", emoji, "emoji-val", "novel"),
     ]
