@@ -317,8 +317,12 @@ class Detector:
         for phrase in dict.fromkeys(phrase for own in phrases for phrase in own) if self.vocabulary else ():
             if said := self.vocabulary.advice(phrase):
                 warnings.warn(said, stacklevel=5)
-        vectors = self.model.encode_text([phrase for own in phrases for phrase in own])
+        vectors = self.encode_text([phrase for own in phrases for phrase in own])
         return torch.stack([own.mean(0) for own in vectors.split([len(own) for own in phrases])])
+
+    def encode_text(self, names: Sequence[str]) -> Tensor:
+        """T [C, D] of names, their words in the number that the tower was taught (see `Vocabulary.as_taught`)."""
+        return self.model.encode_text([self.vocabulary.as_taught(name) for name in names] if self.vocabulary else names)
 
     def _encoded(self, image: Any) -> EncodedImage:
         return image if isinstance(image, EncodedImage) else self.encode(image)

@@ -14,6 +14,7 @@ from trex2_mini.paths import read_json, write_text
 
 # comma, semicolon, their full-width, ideographic and Arabic forms, a new line, a dot between spaces or at the end
 _END = r"(?:[,;，；、،\r\n]|(?<!\S)\.(?=\s|$)|$)"
+_WORD = re.compile(r"[^\W_]+")
 _PART = re.compile(rf'\s*(?:"([^"]*)"\s*(?={_END})|(.*?)){_END}', re.DOTALL)
 
 
@@ -86,6 +87,17 @@ class Vocabulary:
             word for word in _words(name) if not (self.words & _numbers(word) or (len(word) < 3 and word.isascii()))
         ]
 
+    def as_taught(self, name: str) -> str:
+        """The name with its words in the number that was taught: "two cats" -> "two cat" where only "cat" was, which
+        reads quite differently. Words that are not known in any number stay.
+        """
+
+        def taught(match: re.Match) -> str:
+            forms = {match[0]} if match[0] in self.words else self.words & _numbers(match[0])
+            return max(forms, key=lambda form: (len(form), form)) if forms else match[0]
+
+        return _WORD.sub(taught, name_key(name))
+
     def nearest(self, name: str) -> list[str]:
         """Up to three known names that are spelled alike."""
         keys = {name_key(known): known for known in self.names}
@@ -134,7 +146,7 @@ def read_aliases(source: str | Path | Mapping[str, str | list[str]]) -> dict[str
 
 
 def _words(phrase: str) -> list[str]:
-    return re.findall(r"[^\W_]+", name_key(phrase))
+    return _WORD.findall(name_key(phrase))
 
 
 def _numbers(word: str) -> set[str]:

@@ -22,7 +22,7 @@ from trex2_mini.datasets.odinw import large_suites, open_large_suite
 from trex2_mini.paths import REPOSITORY, data_root
 
 INDEX = "index.parquet"  # trex2 data index
-PHOTO_WILD_FOLDER = REPOSITORY / "data" / "photo-wild"  # made by tools/photo_wild.py
+PHOTO_WILD_FOLDER = REPOSITORY / "data" / "photo-wild"  # made by data/makers/photo_wild.py
 PHOTO_WILD = tuple(
     f"photo-wild-{name}/{split}"
     for name in ("aquarium", "food-trays", "kuih-cakes", "rice-pests", "ships", "thermal-cheetah")

@@ -213,7 +213,7 @@ def _region(trial: Trial, labels: list[int], protocol: str, options: Options) ->
         prompts = bank.embeddings
     else:
         with torch.inference_mode():
-            prompts = trial.detector.model.encode_text([trial.dataset.names[label] for label in labels])
+            prompts = trial.detector.encode_text([trial.dataset.names[label] for label in labels])
     scores = region_scores(region_ranks(trial, labels, prompts), trial.dataset.names)
     return scores | details | {"images": trial.images, "categories": len(scores["per_category"])}
 
@@ -236,7 +236,7 @@ def text(trial: Trial, labels: list[int], phrases: list[str] | None = None) -> l
     COCO results."""
     phrases = [trial.dataset.names[label] for label in labels] if phrases is None else phrases
     with torch.inference_mode():
-        prompts = trial.detector.model.encode_text(phrases)
+        prompts = trial.detector.encode_text(phrases)
     return _same_prompts(trial, labels, prompts)
 
 
@@ -248,7 +248,7 @@ def visual_generic(trial: Trial, labels: list[int], bank: PromptBank) -> list[di
 def mixed(trial: Trial, labels: list[int], bank: PromptBank) -> list[dict]:
     """Mixed: (T + V) / 2, one for each of `labels`, are the prompts of every image."""
     with torch.inference_mode():
-        texts = trial.detector.model.encode_text(bank.names)
+        texts = trial.detector.encode_text(bank.names)
     return _same_prompts(trial, labels, (texts + bank.embeddings.to(texts.device)) / 2)
 
 
