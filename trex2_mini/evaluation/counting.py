@@ -99,11 +99,8 @@ def counted(found: Sequence[Detections], threshold: float) -> np.ndarray:
 def count_errors(answers: Sequence[float], counts: Sequence[int]) -> dict:
     """MAE, RMSE and bias (positive: too many counted), in objects a picture."""
     difference = np.asarray(answers, dtype=float) - np.asarray(counts, dtype=float)
-    return {
-        "MAE": float(np.abs(difference).mean()),
-        "RMSE": float(np.sqrt((difference**2).mean())),
-        "bias": float(difference.mean()),
-    }
+    mae, rmse = np.abs(difference).mean(), np.sqrt((difference**2).mean())
+    return {"MAE": float(mae), "RMSE": float(rmse), "bias": float(difference.mean())}
 
 
 def best_threshold(found: Sequence[Detections], counts: Sequence[int]) -> float:
