@@ -29,7 +29,7 @@ from trex2_mini.boxes import check_boxes, check_points, xyxy_to_normalized
 from trex2_mini.checkpoint import load_model, state_hash
 from trex2_mini.config import Config
 from trex2_mini.detections import Detections, top_detections
-from trex2_mini.images import load_image, load_reduced, to_image
+from trex2_mini.images import load_reduced, to_image
 from trex2_mini.layers.deformable_attention import compile_attention
 from trex2_mini.model.image_encoder import ImageFeatures
 from trex2_mini.model.trex2 import TRex2
@@ -101,7 +101,8 @@ class Detector:
         if isinstance(images, (str, Path, bytes)) or not len(images):
             raise ValueError(f"expected a list of at least one picture, got {images!r:.80}")
         with torch.inference_mode():
-            return self.model.encode_images([self._prepare(load_image(image)) for image in images])
+            short = self.config.model.short_side
+            return self.model.encode_images([self._prepare(load_reduced(image, short)[0]) for image in images])
 
     def _prepare(self, array: np.ndarray) -> Tensor:
         """To [3, h, w] in 0..1, scaled as the model was trained: short side first, unless the long side would become
@@ -317,8 +318,11 @@ class Detector:
         return [names[i] for i in probabilities.argmax(1)], probabilities
 
     def _texts(self, names: list[str]) -> Tensor:
-        """T [C, D] of names or of what they are aliases of; a warning for those that the tower was never taught."""
-        phrases = [self.aliases.get(name_key(name), [name]) for name in names]
+        """T [C, D] of names (a plural as the singular that was taught) or of what they are aliases of; a warning for
+        those that the tower was never taught.
+        """
+        taught = self.vocabulary.taught if self.vocabulary else str
+        phrases = [[taught(phrase) for phrase in self.aliases.get(name_key(name), [name])] for name in names]
         for phrase in dict.fromkeys(phrase for own in phrases for phrase in own) if self.vocabulary else ():
             if said := self.vocabulary.advice(phrase):
                 warnings.warn(said, stacklevel=5)
@@ -356,5 +360,5 @@ def _by_name(given: Any) -> Mapping[str, Any]:
     """
     given = given if isinstance(given, Mapping) else {DEFAULT_NAME: given}
     if given:
-        check_names(given)
+        check_names(list(given))
     return given

@@ -12,8 +12,9 @@ from pathlib import Path
 
 from trex2_mini.paths import read_json, write_text
 
-# comma, semicolon, their full-width, ideographic and Arabic forms, a new line, a dot between spaces or at the end
-_END = r"(?:[,;，；、،\r\n]|(?<!\S)\.(?=\s|$)|$)"
+# comma, semicolon, their full-width, ideographic and Arabic forms, an ideographic full stop, a bar, a new line,
+# a dot between spaces or at the end
+_END = r"(?:[,;，；、،。|\r\n]|(?<!\S)\.(?=\s|$)|$)"
 _PART = re.compile(rf'\s*(?:"([^"]*)"\s*(?={_END})|(.*?)){_END}', re.DOTALL)
 
 
@@ -31,7 +32,7 @@ def check_names(names: str | Iterable[str]) -> list[str]:
     """One or several names, tidied; as many as were given, also where two are the same.
 
     Args:
-        names: a list; or text in which commas, semicolons, new lines or " . " separate names ("cat, dog",
+        names: a list; or text in which commas, semicolons, bars, new lines or " . " separate names ("cat, dog",
             "donut . lime ."). A name that holds a separator stands in a list, or in double quotes.
 
     Raises:
@@ -87,6 +88,13 @@ class Vocabulary:
         return [
             word for word in _words(name) if not (self.words & _numbers(word) or (len(word) < 3 and word.isascii()))
         ]
+
+    def taught(self, name: str) -> str:
+        """The name itself; or, where only another number of it is one that was taught, that one: "pills" -> "pill"."""
+        keys = {name_key(known): known for known in self.names}
+        *before, last = name_key(name).split(" ")
+        numbers = {" ".join([*before, own]) for own in _numbers(last)} & keys.keys()
+        return name if name_key(name) in keys or len(numbers) != 1 else keys[numbers.pop()]
 
     def nearest(self, name: str) -> list[str]:
         """Up to three known names that are spelled alike."""
