@@ -281,10 +281,11 @@ def test_draw_look_refine_keep(lab, person):
 RECORD = os.environ.get("TREX2_RECORD")
 SHOWN, EXAMPLE, ELSE, NAMED = "PHOTO", [0, 0, 0, 0], (0, 0), "NAME"
 POINTER = """() => { const dot = document.createElement('div');
-dot.style = 'position:fixed;width:14px;height:14px;border-radius:50%;background:#e0218acc;z-index:9999;pointer-events:none';
+dot.style = 'position:fixed; width:14px; height:14px; border-radius:50%; background:#e0218acc; z-index:9999';
+dot.style.pointerEvents = 'none';
 document.body.append(dot);
-document.addEventListener('mousemove', e => { dot.style.left = `${e.clientX - 7}px`; dot.style.top = `${e.clientY - 7}px`; },
-true); }"""
+const follow = event => { dot.style.left = `${event.clientX - 7}px`; dot.style.top = `${event.clientY - 7}px`; };
+document.addEventListener('mousemove', follow, true); }"""
 
 
 @pytest.mark.slow
@@ -309,10 +310,9 @@ def test_record(lab):
         def frame(milliseconds: int) -> None:
             top, end = person.studio.bounding_box(), person.find(".trex-studio-timing").bounding_box()
             clip = {key: top[key] for key in ("x", "y", "width")} | {"height": end["y"] + end["height"] - top["y"]}
-            picture = Image.open(io.BytesIO(page.screenshot(clip=clip)))
-            frames.append(
-                (picture.convert("RGB").resize((900, round(900 * picture.height / picture.width))), milliseconds)
-            )
+            picture = Image.open(io.BytesIO(page.screenshot(clip=clip))).convert("RGB")
+            picture = picture.resize((900, round(900 * picture.height / picture.width)))
+            frames.append((picture.crop((0, 0, *frames[0][0].size)) if frames else picture, milliseconds))
 
         def drag(start, end, steps: int) -> None:
             page.mouse.move(*start)
@@ -336,9 +336,8 @@ def test_record(lab):
         until(lambda: "1 negative" in person.find(".trex-studio-timing").inner_text(), "the second answer")
         frame(3500)
         first, *more = (picture for picture, _ in frames)
-        first.save(
-            RECORD, save_all=True, append_images=more, duration=[ms for _, ms in frames], loop=0, quality=70, method=4
-        )
+        times = [milliseconds for _, milliseconds in frames]
+        first.save(RECORD, save_all=True, append_images=more, duration=times, loop=0, quality=70)
         page.screenshot(path=PICTURES / "record.png")
 
         # names of any script, and the search tab
