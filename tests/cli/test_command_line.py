@@ -213,4 +213,5 @@ def test_search_ranks_a_folder_writes_a_page_and_measures(checkpoint, squares_se
     assert result["text"]["shortlist"] == result["text"]["everything"] and result["text"]["kept"]["30"] == 1
     assert "index" in capsys.readouterr().out
     assert main(["search", str(pictures), *options[:2]]) == 1
+    assert not (pictures / ".trex2-search").exists()
     assert "no prompt" in capsys.readouterr().err
