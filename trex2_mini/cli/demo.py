@@ -1,7 +1,5 @@
 """`trex2 demo`: what `make demo` does, on every system."""
 
-from __future__ import annotations
-
 import json
 import os
 from pathlib import Path

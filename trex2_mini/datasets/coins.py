@@ -2,8 +2,6 @@
 Museum, no known copyright restrictions), with boxes found by edges and a watershed. One picture and one category: a
 demonstration, hardly a benchmark."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

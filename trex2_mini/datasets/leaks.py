@@ -5,8 +5,6 @@ neighbour) differ in at most `DISTANCE` of 64 bits, mirrored or not: another siz
 hide a copy. Flat pictures, of which the hash says nothing, are compared by name alone.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 

@@ -7,8 +7,6 @@ suppression. A detector that does not beat them on the instances that were *not*
 carries over.
 """
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 

@@ -6,8 +6,6 @@ images are repeated (and for weights of one, the AP itself). Images that belong 
 drawn together.
 """
 
-from __future__ import annotations
-
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 

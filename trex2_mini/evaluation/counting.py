@@ -7,8 +7,6 @@ with as many detections an image as the model has queries, or more in tiles. The
 looked at part by part, from nearer by.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path

@@ -12,8 +12,6 @@ Computed by faster-coco-eval. Its own limit holds for each image *and category*,
 reach it.
 """
 
-from __future__ import annotations
-
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Sequence
 

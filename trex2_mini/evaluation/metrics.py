@@ -5,8 +5,6 @@ AP is the mean over IoU thresholds 0.50:0.05:0.95 and over categories, at most 1
 as "no match".
 """
 
-from __future__ import annotations
-
 import contextlib
 import io
 from collections.abc import Collection, Iterable, Sequence

@@ -10,8 +10,6 @@ Beside AP, what a user sees at a score threshold: how many instances are found, 
 false alarm.
 """
 
-from __future__ import annotations
-
 from collections import defaultdict
 
 import numpy as np

@@ -18,8 +18,6 @@ Public beside `evaluate`: `answers` (the detections of one of PROTOCOLS or of vi
 bootstrap.py) and in repeat.py `repeated` (several draws).
 """
 
-from __future__ import annotations
-
 import dataclasses
 import time
 from collections import defaultdict

@@ -3,8 +3,6 @@
 Visual-G and Visual-I depend on which examples are drawn; one draw is one number out of many.
 """
 
-from __future__ import annotations
-
 from trex2_mini.evaluation.protocols import evaluate
 from trex2_mini.evaluation.together import averaged
 from trex2_mini.evaluation.trial import open_detector

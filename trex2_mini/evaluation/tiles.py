@@ -7,8 +7,6 @@ round it. Every point of the picture belongs to one tile, and that one answers f
 tiles overlap, so that it sees them whole.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Mapping, Sequence

@@ -6,8 +6,6 @@ categories that were: nothing is tracked, each frame is detected alone. The set 
 "video_id" and "frame_index".
 """
 
-from __future__ import annotations
-
 from collections import defaultdict
 
 import numpy as np

@@ -1,8 +1,6 @@
 """Generic visual prompts by hand: examples are collected over several images, looked at, dropped, and embedded into a
 PromptBank (spec section 4)."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from pathlib import Path
 

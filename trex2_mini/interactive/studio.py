@@ -6,8 +6,6 @@ mix, points may be negative, and nothing drawn is lost: every change goes to the
 public method, so everything also works without a browser.
 """
 
-from __future__ import annotations
-
 import html
 import time
 import warnings

@@ -2,8 +2,6 @@
 encoder's selection, and on the denoising queries (paper, section 3; weights 1, 5, 2). Sums are divided by the number of
 objects in the batch."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

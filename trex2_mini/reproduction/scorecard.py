@@ -7,8 +7,6 @@ The goals were written down before the numbers were known. A set that is not on 
 machine is said to be missing, not left out.
 """
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -5,8 +5,6 @@ T-Rex2 does not use it; here it teaches, on sets too small for it, what a visual
 look the same. Sets without masks (boxes alone) are left as they are.
 """
 
-from __future__ import annotations
-
 import dataclasses
 
 import numpy as np

@@ -11,8 +11,6 @@ synonyms: words only, no picture of any of them. Of a word that ImageNet knows t
 ("lorry, camion: a large truck ..."), which tells more than the bare word.
 """
 
-from __future__ import annotations
-
 import json
 import time
 import unicodedata

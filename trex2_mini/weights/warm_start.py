@@ -26,8 +26,6 @@ own:
     newocean.safetensors --config config.json --out runs/warm
 """
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from dataclasses import dataclass, field

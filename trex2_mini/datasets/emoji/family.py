@@ -1,7 +1,5 @@
 """The embedded family as a whole: all sets made at once, and their table."""
 
-from __future__ import annotations
-
 import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path

@@ -13,8 +13,6 @@ captions             COCO's captions format                               captio
 sa                   boxes on some objects, no names (as SA-1B)           annotations.json, the full truth in truth.json
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from functools import cache
 from itertools import product

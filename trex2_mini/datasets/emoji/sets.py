@@ -7,8 +7,6 @@ Training scenes come straight from `SceneGenerator`, other seeds.
     python -m trex2_mini data emoji-family     # make them all (family.py)
 """
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import io

