@@ -3,8 +3,6 @@
 GIoU is torchvision's; `box_convert` too. Here is only what torchvision does not have.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from torch import Tensor

@@ -4,8 +4,6 @@ A model is a folder: `model.safetensors` (weights, half precision when shipped),
 beside them.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 import shutil

@@ -6,12 +6,12 @@ import subprocess
 import sys
 from collections import Counter, defaultdict
 
+import emoji_family
 import numpy as np
 import pytest
+from emoji_family import contact_sheet, statistics
 from pycocotools.coco import COCO
 
-from tools import emoji_family
-from tools.emoji_family import contact_sheet, statistics
 from trex2_mini.datasets.emoji.family import table
 from trex2_mini.datasets.emoji.formats import FREQUENCY_SCENES, phrase, training_counts
 from trex2_mini.datasets.emoji.pictures import FRAMES, draw

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import photo_wild
 import pytest
+from photo_wild import ALIKE, SETS, SPLITS, alikeness, choose, scenes, thumbnail
 from PIL import Image
 
-from tools import photo_wild
-from tools.photo_wild import ALIKE, SETS, SPLITS, alikeness, choose, scenes, thumbnail
 from trex2_mini.datasets.registry import PHOTO_WILD, open_dataset, reference_of, suites
 from trex2_mini.datasets.registry import PHOTO_WILD_FOLDER as FOLDER
 from trex2_mini.datasets.statistics import check_pictures

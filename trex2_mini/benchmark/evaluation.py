@@ -1,8 +1,6 @@
 """Evaluation: encoding once against a pass a prompt, batches against single images, and our AP against plain
 pycocotools."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 from collections.abc import Iterator

@@ -1,8 +1,6 @@
 """What a user waits for while prompting one picture by hand: `nano-emoji` through its Detector, on an embedded scene of
 192 x 256 pixels."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 from trex2_mini.benchmark.measure import interleaved, row

@@ -4,8 +4,6 @@ A command's file is imported when it is asked for, and what needs torch within i
 once.
 """
 
-from __future__ import annotations
-
 import sys
 import warnings
 from importlib import import_module

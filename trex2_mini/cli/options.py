@@ -1,7 +1,5 @@
 """What the commands share: how they show examples, options of several values, and the options that many have."""
 
-from __future__ import annotations
-
 import functools
 import json
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """`trex2 warm-start`, `distil`, `slim` and `export`: checkpoints from others, with more words, smaller, for others."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

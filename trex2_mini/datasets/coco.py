@@ -1,7 +1,5 @@
 """Sets in the genuine COCO format: one annotation file and a folder of pictures. registry.py opens them by name."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Iterator, Sequence
 from functools import cached_property

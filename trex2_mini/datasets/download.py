@@ -5,8 +5,6 @@ interrupted goes on where it stopped (HTTP Range), unless the file on the server
 are given with TREX2_COCO_URL and TREX2_LVIS_URL.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -19,8 +19,6 @@ LVIS's names are cleaned for prompting by one rule, `prompt_name`: underscores b
 "bat (animal)".
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable
 from pathlib import Path

@@ -5,8 +5,6 @@ category: T of the name (the paper's protocol, "region") or the V of a bank of e
 are left out.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 
 import numpy as np

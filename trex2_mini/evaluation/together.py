@@ -132,7 +132,7 @@ def together(
     labels = [label for label, name in enumerate(dataset.names) if name in banks[0].names]
     ids = [dataset.category_ids[label] for label in labels]
     trial = Trial(detector, dataset, len(dataset.coco["images"][:limit]), batch_size, progress)
-    words = detector.model.encode_text([dataset.names[label] for label in labels])
+    words = detector.encode_text([dataset.names[label] for label in labels])
     prompts = [draw_prompts(dataset.coco, s, set(ids), set(trial.image_ids)) for s in seeds]
     rows: dict[str, list[Packed] | list[list[dict]]] = {}
     for piece in pieces(trial, memory):

@@ -6,8 +6,6 @@ used on GPUs, and `weighted_gather` (gather_sum.py), about three times as fast o
 `compile_attention` fuses either.
 """
 
-from __future__ import annotations
-
 import functools
 import math
 import shutil

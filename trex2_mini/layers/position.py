@@ -1,7 +1,5 @@
 """Fixed sine-cosine position embeddings: of a feature map's cells (DETR, DINO) and of coordinates (eq. 1 and 2)."""
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -6,8 +6,6 @@ prompt embedding, so it works for any prompt. Label noise replaces the prompt wi
 prompts.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

@@ -10,8 +10,6 @@ one kind: budgets are equal in steps and pictures, and the seconds stand beside.
     python -m trex2_mini ablate --out data/ablations --steps 1000 --seeds 0 1
 """
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import time

@@ -1,8 +1,6 @@
 """One iteration: the prompts of a batch's pictures, by text and by visual prompts, and the losses that follow (paper,
 section 3)."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections.abc import Sequence

@@ -1,8 +1,6 @@
 """What a training iteration asks for: names with negatives (text), or boxes and points of the image itself (visual).
 Spec section 3."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

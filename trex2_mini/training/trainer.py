@@ -21,8 +21,6 @@ but the rounding:
   first process's statistics would be saved.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import shlex

@@ -5,8 +5,6 @@ they were drawn at random, and they are half of its file. They become zero here,
 out. What consists of taught words is read exactly as before; tokens that were never taught count as nothing.
 """
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The embedded family as a whole: all sets made at once, and their table."""
 
-from __future__ import annotations
-
 import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -14,12 +12,12 @@ from trex2_mini.paths import EMOJI_MANIFEST, data_root
 SHEET = EMOJI_MANIFEST.with_name("emoji_family.jpg")  # its pictures
 
 
-def make_family(root: Path | str | None = None, workers: int = 2) -> list[Path]:
+def make_family() -> list[Path]:
     """Make every set that is not there yet; the folders, in the order of EMOJI_SETS. About two minutes on two cores."""
-    root = Path(root) if root is not None else data_root()
+    root = data_root()
     largest_first = sorted(EMOJI_SETS, key=lambda name: -EMOJI_SETS[name].scenes)
     # fresh processes: forking one that runs torch's threads may hang
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
         jobs = [pool.submit(make_emoji_set, name, root, workers=1, progress=False) for name in largest_first]
         folders = {}
         for name, job in zip(tqdm(largest_first, "making the emoji family", unit="set"), jobs):

@@ -1,7 +1,5 @@
 """Batches of scenes, emoji or cut-outs, made on the fly as a function of (seed, step)."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Sequence
 

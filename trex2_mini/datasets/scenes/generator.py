@@ -4,8 +4,6 @@ A scene is a pure function of (seed, index): every choice comes from `np.random.
 module draws what a scene holds and how each object looks; painting.py paints it and knows what stays visible.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

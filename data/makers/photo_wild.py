@@ -4,7 +4,7 @@ The sets lie in the repository, as data/photo-wild/SET/{examples,val}: visual pr
 AP is measured on `val`. `build` made them from the larger sets in ../shared/wild, with a fixed seed; the same sources
 give the same pictures again:
 
-    python tools/photo_wild.py ../shared/wild
+    python data/makers/photo_wild.py ../shared/wild
 
 Pictures of one scene never lie in both splits. A scene is: pictures of one video clip, pictures that a camera
 numbered within `NEIGHBOURS` of each other, and pictures that look alike (`alikeness`), chained.

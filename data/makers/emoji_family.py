@@ -1,7 +1,7 @@
 """What the embedded family must be, written anew: data/emoji_manifest.json, data/emoji_family.jpg, and the table of
 data/README.md on the terminal.
 
-    python tools/emoji_family.py
+    python data/makers/emoji_family.py
 """
 
 from __future__ import annotations
