@@ -20,6 +20,7 @@ from trex2_mini.config import Config
 from trex2_mini.datasets.registry import open_dataset
 from trex2_mini.datasets.statistics import check_pictures
 from trex2_mini.detector import Detector
+from trex2_mini.evaluation.protocols import evaluate
 from trex2_mini.images import load_image
 from trex2_mini.names import Vocabulary, unique_names
 from trex2_mini.paths import read_text, write_text
@@ -177,6 +178,13 @@ def test_a_plural_is_asked_for_as_the_name_that_was_taught(detector):
     told.vocabulary = known
     own, plural = (told.ask(text=name) for name in ("pill", "pills"))
     assert plural.names == ["pills"] and (own.embeddings == plural.embeddings).all()
+
+
+def test_evaluation_says_which_names_were_never_taught(detector, place):
+    told = Detector(detector.model, TINY, "cpu")
+    told.vocabulary = Vocabulary.of(NAMES[1:], ["square"])
+    with pytest.warns(UserWarning, match=rf"1 of {len(NAMES)} names have words .* never taught.*: {NAMES[0]}"):
+        evaluate(told, "set", "text", progress=False)
 
 
 # 10. lossless oddities
