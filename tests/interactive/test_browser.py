@@ -335,8 +335,8 @@ def test_record(lab):
         handle = own["x"] + own["width"] / 2, own["y"] + own["height"] / 2
         drag(handle, (handle[0] - 30, handle[1]), 6)
         frame(2000)
-        person.find(".trex-stage").hover()
-        page.keyboard.press("n")
+        person.find(".trex-sign").click()
+        frame(700)
         page.mouse.click(*person.place(*LARGE))
         until(lambda: "1 negative" in person.find(".trex-studio-timing").inner_text(), "the second answer")
         frame(3500)
@@ -346,6 +346,7 @@ def test_record(lab):
         page.screenshot(path=PICTURES / "record.png")
 
         # names of any script, and the search tab
+        person.find(".trex-sign").click()
         person.find(".trex-new-category").fill("硬币")
         person.find(".trex-add-category").click()
         person.draw(*EXAMPLE)

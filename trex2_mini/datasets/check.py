@@ -17,7 +17,7 @@
 | no area, no iscrowd, or null | the box's area, 0 |
 | one file listed twice; boxes that look like shares of the picture or like corners | reported, with what to do |
 | a recorded size that is not the picture's | the picture's counts; `data check` reports it, and what EXIF turns |
-| a bbox of less than a pixel, or that reaches out of its picture | `data check` reports how many |
+| bboxes of less than a pixel, or most reaching out of their pictures | `data check` reports how many |
 | a picture that is missing or cannot be read | `data check` reports it; reading it raises an error that names it |
 | two categories with one name | both stay, reported: a text prompt cannot tell them apart |
 | a set without annotations | opens; training and evaluation refuse it |
