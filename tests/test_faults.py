@@ -178,7 +178,7 @@ def test_a_plural_is_asked_for_as_the_name_that_was_taught(detector):
     for given, asked in {
         "Pills": "pill", "pill": "pill", "glasses": "glasses", "cherries": "cherry", "dogs": "dogs",
     }.items():  # fmt: skip
-        assert known.taught(given) == asked
+        assert known.as_taught(given) == asked
     told = Detector(detector.model, TINY, "cpu")
     told.vocabulary = known
     own, plural = (told.ask(text=name) for name in ("pill", "pills"))

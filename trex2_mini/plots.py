@@ -34,8 +34,7 @@ class Found(Protocol):
 @cache
 def fonts_for(characters: frozenset[str]) -> list[str]:
     """Font families that together have glyphs for these characters, DejaVu Sans first; a warning says for which none
-    of this machine's fonts has any.
-    """
+    of this machine's fonts has any."""
     # "Last Resort" has an empty box for every character
     entries = [entry for entry in font_manager.fontManager.ttflist if "Last Resort" not in entry.name]
     entries.sort(key=lambda entry: (entry.name != PLAIN, entry.style != "normal"))
@@ -60,9 +59,7 @@ def fonts_for(characters: frozenset[str]) -> list[str]:
 
 
 def plain_text(*texts: str) -> dict[str, Any]:
-    """Options of matplotlib's text that draw these as they are: in fonts that have their glyphs, `$` being no
-    formula.
-    """
+    """Options of matplotlib's text that draw these as they are: fonts that have their glyphs, `$` being no formula."""
     return {"family": fonts_for(frozenset("".join(texts))), "parse_math": False}
 
 
@@ -112,8 +109,7 @@ def _draw(ax: Axes, detections: Found) -> None:
 
 def save_detections(image: Any, detections: Found, path: str | Path) -> None:
     """Write the picture with its detections to `path` (its ending decides the format): as large as it is, small ones
-    enlarged to a shorter side of 750 px.
-    """
+    enlarged to a shorter side of 750 px."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     if str(path).lower().endswith((".pdf", ".svg")):
         array = load_image(image)

@@ -177,7 +177,7 @@ def test_peak_memory_where_it_cannot_be_known(monkeypatch):
 def test_demo(tmp_path, capsys):
     assert main(["demo", "--out", str(tmp_path / "demo")]) == 0
     assert "objects found" in capsys.readouterr().out
-    assert {"00_quickstart.ipynb", "00_quickstart.html", "hero.png", "metrics.json"} <= {
+    assert {"00_quickstart.ipynb", "00_quickstart.html", "index.html", "hero.png", "metrics.json"} <= {
         path.name for path in (tmp_path / "demo").iterdir()
     }
 

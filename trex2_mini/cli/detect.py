@@ -32,8 +32,8 @@ def detect(
     """Find objects on pictures. Boxes are x1 y1 x2 y2, in pixels of the picture.
 
     Examples:
-    trex2 detect photo.jpg --checkpoint nano-photo --text "cat, dog" --out found.png
-    trex2 detect photo.jpg --checkpoint nano-photo --box 192 30 240 73 --name coin --negative-point 300 55
+    trex2 detect photo.jpg --text "cat, dog" --out found.png
+    trex2 detect photo.jpg --box 192 30 240 73 --name coin --negative-point 300 55
     trex2 detect my/folder --recursive --bank coins.safetensors --export my/set --format yolo --crops my/crops
     """
     chosen = gather(pictures, recursive)
@@ -109,8 +109,8 @@ def count(pictures: tuple[str], recursive: bool, asked: Asked, csv_path: Path | 
     """How many objects are on pictures. Boxes are x1 y1 x2 y2, in pixels of the picture.
 
     Examples:
-    trex2 count coins.jpg --checkpoint nano-photo --box 134 110 173 145 --name coin
-    trex2 count my/folder --checkpoint nano-photo --text "cat, dog" --tiles 2 --csv counts.csv
+    trex2 count coins.jpg --box 134 110 173 145 --name coin
+    trex2 count my/folder --text "cat, dog" --tiles 2 --csv counts.csv
     """
     import pandas
 
@@ -140,7 +140,7 @@ def classify(
     """What is in these boxes? The best of some names for each. Boxes are x1 y1 x2 y2, in pixels of the picture.
 
     Examples:
-    trex2 classify photo.jpg --checkpoint nano-photo --box 10 10 60 60 --text "coin, button"
+    trex2 classify photo.jpg --box 10 10 60 60 --text "coin, button"
     trex2 classify photo.jpg --box 10 10 60 60 --box 80 15 130 70 --text "cat, dog, fox" --top 1 --json named.json
     """
     from trex2_mini.detector import Detector

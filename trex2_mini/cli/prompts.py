@@ -76,6 +76,10 @@ class Question:
         from trex2_mini.detector import Detector
 
         found = Detector.load(self.checkpoint, self.device)
+        if self.bank:
+            from trex2_mini.weights.tuning import load_tuned
+
+            found, self.__dict__["prompts"] = load_tuned(found, self.bank)
         return found.use_aliases(self.aliases) if self.aliases else found
 
     @cached_property
@@ -90,9 +94,7 @@ class Question:
 
     @cached_property
     def prompts(self) -> PromptBank | None:
-        from trex2_mini.prompt_bank import PromptBank
-
-        return PromptBank.load(self.bank) if self.bank else None
+        return self.detector and self.__dict__.get("prompts")  # a bank comes with the detector that it was tuned for
 
     @property
     def placed(self) -> dict[str, dict[str, Sequence]]:
@@ -200,8 +202,7 @@ def pictures(function: Callable) -> Callable:
 
 def gather(given: Sequence[str], recursive: bool) -> dict[str, Any]:
     """{name: path or address}; what lies in a folder is named by its place there, with forward slashes. Raises
-    ValueError: a folder without pictures, two pictures of one name.
-    """
+    ValueError: a folder without pictures, two pictures of one name."""
     from trex2_mini.annotations import pictures_in
 
     found: list[tuple[str, Any]] = []

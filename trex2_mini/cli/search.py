@@ -38,8 +38,8 @@ def search(
     The first call indexes the pictures; later ones index what has changed. Boxes are x1 y1 x2 y2, in pixels of --image.
 
     Examples:
-    trex2 search my/photos --text "dog" --checkpoint nano-photo --out found.html
-    trex2 search my/photos --image photo.jpg --box 192 30 240 73 --name coin --text coin --checkpoint nano-photo
+    trex2 search my/photos --text "dog" --out found.html
+    trex2 search my/photos --image photo.jpg --box 192 30 240 73 --name coin --text coin
     trex2 search emoji-coco --measure --json retrieval.json
     """
     if measure:

@@ -35,8 +35,8 @@ def video(
     from 0.
 
     Examples:
-    trex2 video clip.mp4 --checkpoint nano-photo --box 192 30 240 73 --name coin --out found.mp4
-    trex2 video clip.mp4 --checkpoint nano-photo --text "cat, dog" --every 5 --json found.json
+    trex2 video clip.mp4 --box 192 30 240 73 --name coin --out found.mp4
+    trex2 video clip.mp4 --text "cat, dog" --every 5 --json found.json
     """
     if not (out or json_path):
         raise click.UsageError("Give --out, --json or both.", click.get_current_context())

@@ -117,8 +117,7 @@ def voc(folder: Path) -> CocoDataset:
 
 def read_xml(path: Path) -> ElementTree.Element:
     """An XML file's root, in the encoding that it declares. Files with a document type are refused: nothing in them may
-    be expanded.
-    """
+    be expanded."""
     declared = re.match(rb"\s*<\?xml[^>]{0,80}encoding=[\"']([\w.-]{1,40})", path.read_bytes()[:200])
     text = read_text(path, declared[1].decode() if declared else None)
     if "<!DOCTYPE" in text or "<!ENTITY" in text:

@@ -1,6 +1,5 @@
 """The batch of a training step, as a function of (seed, step) alone: runs can stop and go on, workers can make batches
-ahead.
-"""
+ahead."""
 
 from __future__ import annotations
 
@@ -34,8 +33,7 @@ class DatasetBatches:
     colours distorted. In place of a picture that cannot be read stands another (`CocoDataset.read`).
 
     Two pictures in a row share a category where the set allows it, as emoji scenes do. One size a batch (those of the
-    emoji scenes,
-    times short_side / 192), and nothing is padded but with grey.
+    emoji scenes, times short_side / 192), and nothing is padded but with grey.
 
     Args:
         dataset: what to draw from; pictures without any object are left out.
@@ -43,8 +41,7 @@ class DatasetBatches:
         balance: see `open_batches`.
         least_visible: an object of which the crop shows a smaller share is no target.
         pasted: the share of pictures that get copies of one object of their own or of the picture before
-            (copy_paste.py); sets with
-            masks only.
+            (copy_paste.py); sets with masks only.
 
     Raises:
         ValueError: the set has no object.

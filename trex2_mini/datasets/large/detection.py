@@ -1,7 +1,5 @@
 """Sets of boxes with names: Objects365 v2, Open Images V7, CrowdHuman."""
 
-from __future__ import annotations
-
 import csv
 from collections.abc import Iterator
 from itertools import groupby

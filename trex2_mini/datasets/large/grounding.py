@@ -1,7 +1,5 @@
 """GoldG: captions whose phrases have boxes, in MDETR's JSON (Flickr30k entities, and GQA without COCO's pictures)."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Sets of boxes without names, for visual prompts: HierText and SA-1B."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 

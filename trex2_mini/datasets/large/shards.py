@@ -1,7 +1,5 @@
 """Captions and classification pictures in WebDataset's tar shards, as img2dataset writes them."""
 
-from __future__ import annotations
-
 import json
 import tarfile
 from collections.abc import Iterator, Sequence
