@@ -65,9 +65,10 @@ def _fonts(missing: set[str]) -> Iterator[font_manager.FontEntry]:
     files = {entry.fname for entry in manager.ttflist}
     for path in font_manager.findSystemFonts() if missing else ():
         if path not in files:
+            before = len(manager.ttflist)
             with suppress(RuntimeError, OSError):  # no font that FreeType can read
                 manager.addfont(path)
-                yield manager.ttflist[-1]
+            yield from manager.ttflist[before:]
 
 
 def plain_text(*texts: str) -> dict[str, Any]:
