@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from trex2_mini.datasets.coco import CocoDataset
 from trex2_mini.detector import Detections, Detector
-from trex2_mini.images import HEIC, LeftOut, picture_endings, picture_size
+from trex2_mini.images import LeftOut, looks_like_picture, picture_size, warn_of_heic
 from trex2_mini.names import unique_names
 from trex2_mini.paths import locked, write_text
 from trex2_mini.prompt_bank import PromptBank
@@ -178,7 +178,9 @@ def convert(dataset: CocoDataset, out: str | Path, format: str = "coco") -> tupl
 def bring(source: Path, target: Path) -> None:
     """Link a picture to its place in a set, its folder made if missing; a copy where the file system cannot link."""
     if target.exists():
-        return
+        if target.samefile(source):
+            return
+        target.unlink()  # of an earlier set, in which the name meant another picture
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         os.link(source, target)
@@ -188,17 +190,15 @@ def bring(source: Path, target: Path) -> None:
 
 def pictures_in(folder: Path, recursive: bool = False) -> list[Path]:
     """The pictures of a folder, by name; recursive: of the folders inside it too, else those are left out and warned
-    of, as is HEIC without its package. Raises ValueError where there is none."""
-    known, entries = picture_endings(), sorted(folder.rglob("*") if recursive else folder.iterdir())
-    found = [path for path in entries if path.suffix.lower() in known and path.is_file()]
-    if unknown := [p.name for p in entries if p.suffix.lower() in set(HEIC) - known]:
-        warnings.warn(
-            f"{folder}: {len(unknown)} left out, for want of the package pillow-heif: {', '.join(unknown[:9])}",
-            stacklevel=2,
-        )
-    inside = [
-        p.name for p in entries if not recursive and p.is_dir() and any(q.suffix.lower() in known for q in p.iterdir())
-    ]
+    of, as is HEIC without its package. What is hidden (.name) does not count. Raises ValueError where there is none.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"expected a folder with pictures, and {folder} is none")
+    entries = sorted(folder.rglob("*") if recursive else folder.iterdir())
+    entries = [path for path in entries if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
+    found = [path for path in entries if looks_like_picture(path) and path.is_file()]
+    warn_of_heic(folder, entries)
+    inside = [p.name for p in entries if not recursive and p.is_dir() and any(map(looks_like_picture, p.iterdir()))]
     if found and inside:
         warnings.warn(f"{folder}: the pictures in its folders {', '.join(inside[:9])} are left out", stacklevel=2)
     if not found:
@@ -259,12 +259,12 @@ def _resume(partial: Path, asked: dict) -> dict[str, dict]:
         raise ValueError(
             f"{partial} is damaged ({type(error).__name__}: {error}); remove it, and the folder is done anew"
         ) from None
-    if done and done[0] != asked:
+    if len(done) > 1 and done[0] != asked:
         raise ValueError(
             f"{partial} was begun with other prompts, pictures or weights; remove it, or choose another file for the"
             " result"
         )
-    write_text(partial, "".join(json.dumps(record) + "\n" for record in done or [asked]))
+    write_text(partial, "".join(json.dumps(record) + "\n" for record in [asked, *done[1:]]))
     return seen
 
 

@@ -29,7 +29,7 @@ from trex2_mini.boxes import check_boxes, check_points, xyxy_to_normalized
 from trex2_mini.checkpoint import load_model, state_hash
 from trex2_mini.config import Config
 from trex2_mini.detections import Detections, top_detections
-from trex2_mini.images import load_image, load_reduced, to_image
+from trex2_mini.images import load_reduced, to_image
 from trex2_mini.layers.deformable_attention import compile_attention
 from trex2_mini.model.image_encoder import ImageFeatures
 from trex2_mini.model.trex2 import TRex2
@@ -98,7 +98,8 @@ class Detector:
         if isinstance(images, (str, Path, bytes)) or not len(images):
             raise ValueError(f"expected a list of at least one picture, got {images!r:.80}")
         with torch.inference_mode():
-            return self.model.encode_images([self._prepare(load_image(image)) for image in images])
+            short = self.config.model.short_side
+            return self.model.encode_images([self._prepare(load_reduced(image, short)[0]) for image in images])
 
     def _prepare(self, array: np.ndarray) -> Tensor:
         """To [3, h, w] in 0..1, scaled as the model was trained: short side first, unless the long side would become
@@ -354,5 +355,5 @@ def _by_name(given: Any) -> Mapping[str, Any]:
     are no text."""
     given = given if isinstance(given, Mapping) else {DEFAULT_NAME: given}
     if given:
-        check_names(given)
+        check_names(list(given))
     return given

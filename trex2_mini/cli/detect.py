@@ -37,6 +37,8 @@ def detect(
     trex2 detect my/folder --recursive --bank coins.safetensors --export my/set --format yolo --crops my/crops
     """
     chosen = gather(pictures, recursive)
+    if out and len(chosen) == 1 and out.suffix and out.suffix.lower() not in DRAWN and not out.is_dir():
+        raise click.UsageError(f"--out {out}: expected one of {', '.join(DRAWN)}.", click.get_current_context())
     outputs = [path for path in (json_path, csv_path, export_to, crops, out) if path]
     partial = outputs[0].with_name(f"{outputs[0].name}.part") if outputs and len(chosen) > 1 else None
     found = look(asked, chosen, partial)

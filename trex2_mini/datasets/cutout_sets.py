@@ -68,7 +68,8 @@ def make_library(dataset: CocoDataset, folder: str | Path, least: int = 24, prog
         )
     found: dict[str, int] = {}
     annotations = dataset.annotations_by_image()
-    for sample in tqdm(dataset, "cutting out", len(dataset), unit="picture", disable=not progress):
+    readable = (sample for place in range(len(dataset)) if (sample := dataset.read(place)) is not None)
+    for sample in tqdm(readable, "cutting out", len(dataset), unit="picture", disable=not progress):
         for entry in annotations[sample.image_id]:
             cut = cut_out(sample.image, entry)
             if cut is None or max(cut.size) < least:

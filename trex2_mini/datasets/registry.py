@@ -4,6 +4,7 @@ any format of formats.py."""
 from __future__ import annotations
 
 import re
+from difflib import get_close_matches
 from pathlib import Path
 
 from trex2_mini.datasets.coco import CocoDataset
@@ -79,15 +80,17 @@ def open_dataset(name: str) -> CocoDataset:
     folder = Path(name).expanduser()
     found = open_folder(folder)
     if found is None:
-        known = ", ".join([*EMOJI_SETS, "coins", *PHOTO_WILD, *(f"coco-{split}" for split in COCO_SPLITS), *LVIS_SETS])
+        known = [*EMOJI_SETS, "coins", *PHOTO_WILD, *(f"coco-{split}" for split in COCO_SPLITS), *LVIS_SETS]
+        alike = get_close_matches(name, known, n=3)
+        near = f", such as {', '.join(alike or ['emoji-val', 'coins', 'coco-val2017'])} (data/README.md has all)"
         inside = ""
         if folder.is_dir():
             parts = [p.name for p in sorted(folder.iterdir()) if p.is_dir() and looks_like_a_set(p)]
             inside = f" (its folders {', '.join(parts)} are sets)" if parts else " (the folder holds none of these)"
         raise FileNotFoundError(
-            f"no set {name!r}{inside}: expected one of {known}, or a folder with annotations.json and images/, "
-            "a Roboflow export (_annotations.coco.json), Pascal VOC (XML files), YOLO (images/, labels/, data.yaml), "
-            "or the JSON file of Label Studio, FiftyOne, CVAT or labelme"
+            f"no set {name!r}{inside}: expected a folder with annotations.json and images/, a Roboflow export "
+            "(_annotations.coco.json), Pascal VOC (XML files), YOLO (images/, labels/, data.yaml), the JSON file of "
+            f"Label Studio, FiftyOne, CVAT or labelme, or a known name{near}"
         )
     return found
 

@@ -49,6 +49,8 @@ class Session:
 
     def __init__(self, detector: Detector, images: Any = None, autosave: str | Path | None = None):
         self.detector, self.autosave = detector, None if autosave is None else Path(autosave).expanduser()
+        if self.autosave is not None and self.autosave.is_dir():
+            raise ValueError(f"autosave: expected a file, and {autosave} is a folder; name a file in it")
         self.sources: dict[str, Any] = {}
         self.work: dict[str, dict] = {}
         self.history: list[dict] = []

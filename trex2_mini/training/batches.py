@@ -22,6 +22,7 @@ from trex2_mini.datasets.sample import Sample
 from trex2_mini.datasets.scenes.batches import CutoutBatches, EmojiBatches, drawn_size, to_array, to_tensors
 from trex2_mini.datasets.scenes.cutouts import Backgrounds
 from trex2_mini.datasets.scenes.library import Library
+from trex2_mini.paths import read_text
 from trex2_mini.training.copy_paste import paste
 
 CUTOUTS = "cutouts:"  # before the folder of a library
@@ -298,7 +299,7 @@ def read_mixture(path: Path) -> tuple[list[str], list[str]]:
     if not path.is_file():
         raise ValueError(f"{path} does not exist; expected a YAML file such as data/mixtures/paper_swin_t.yml")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.safe_load(read_text(path))
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is not YAML: {error}") from error
     lists = []

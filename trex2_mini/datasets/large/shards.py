@@ -5,11 +5,12 @@ import tarfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from trex2_mini.datasets.large.rows import Row
+from trex2_mini.datasets.large.rows import Row, named
 
 PICTURES = ("jpg", "jpeg", "png", "webp")
 
 
+@named
 def web_shards(folder: Path, names: Sequence[str] | None = None) -> Iterator[Row]:
     """The pictures of all *.tar in a folder, each with its caption; they stay in the tars.
 
