@@ -1,7 +1,5 @@
 """Pictures of images, prompts and detections, with matplotlib."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Mapping, Sequence
 from functools import cache
