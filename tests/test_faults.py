@@ -20,6 +20,7 @@ from trex2_mini.config import Config
 from trex2_mini.datasets.registry import open_dataset
 from trex2_mini.datasets.statistics import check_pictures
 from trex2_mini.detector import Detector
+from trex2_mini.evaluation.protocols import evaluate
 from trex2_mini.images import load_image
 from trex2_mini.names import Vocabulary, unique_names
 from trex2_mini.paths import read_text, write_text
@@ -91,7 +92,12 @@ def test_a_set_that_lacks_a_name_is_not_embedded_without_it(says):
 def test_boxes_of_less_than_a_pixel_and_beyond_their_picture_are_counted(place):
     less = check_pictures(changed(place, bbox=[5, 5, 0.5, 9]), progress=False)
     assert less == ["1 boxes are less than a pixel wide or high; the first on picture 1, [5, 5, 0.5, 9]"]
-    out = check_pictures(changed(place, bbox=[5, 5, 90, 9]), progress=False)
+    changed(place, bbox=[5, 5, 90, 9])
+    path = place / "set" / "annotations.json"
+    coco = json.loads(path.read_text())
+    assert check_pictures(open_dataset("set"), progress=False) == []  # one of two
+    path.write_text(json.dumps(coco | {"annotations": coco["annotations"][:1]}))
+    out = check_pictures(open_dataset("set"), progress=False)
     assert out == ["1 boxes reach out of their picture; the first on picture 1, [5, 5, 90, 9]"]
 
 
@@ -177,6 +183,13 @@ def test_a_plural_is_asked_for_as_the_name_that_was_taught(detector):
     told.vocabulary = known
     own, plural = (told.ask(text=name) for name in ("pill", "pills"))
     assert plural.names == ["pills"] and (own.embeddings == plural.embeddings).all()
+
+
+def test_evaluation_says_which_names_were_never_taught(detector, place):
+    told = Detector(detector.model, TINY, "cpu")
+    told.vocabulary = Vocabulary.of(NAMES[1:], ["square"])
+    with pytest.warns(UserWarning, match=rf"1 of {len(NAMES)} names have words .* never taught.*: {NAMES[0]}"):
+        evaluate(told, "set", "text", progress=False)
 
 
 # 10. lossless oddities

@@ -1074,4 +1074,4 @@ def test_count():
         print(f"\n{entry:{width}s} {count:5d} cases, {REFUSED[entry]:5d} refused", end="")
     print(f"\nall {sum(CASES.values())} cases, {sum(REFUSED.values())} refused")
     if len(CASES) > 20:  # the whole file ran
-        assert sum(CASES.values()) >= 0.8 * EXAMPLES * len(CASES)
+        assert sum(CASES.values()) >= 0.6 * EXAMPLES * len(CASES)

@@ -1,9 +1,8 @@
 """Pictures of images, prompts and detections, with matplotlib."""
 
-from __future__ import annotations
-
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
@@ -35,11 +34,8 @@ class Found(Protocol):
 def fonts_for(characters: frozenset[str]) -> list[str]:
     """Font families that together have glyphs for these characters, DejaVu Sans first; a warning says for which none
     of this machine's fonts has any."""
-    # "Last Resort" has an empty box for every character
-    entries = [entry for entry in font_manager.fontManager.ttflist if "Last Resort" not in entry.name]
-    entries.sort(key=lambda entry: (entry.name != PLAIN, entry.style != "normal"))
     families, missing = [], {character for character in characters if character.isprintable() and character != " "}
-    for entry in entries:
+    for entry in _fonts(missing):
         if not missing:
             break
         try:
@@ -52,10 +48,25 @@ def fonts_for(characters: frozenset[str]) -> list[str]:
     if missing:
         warnings.warn(
             f"no font of this machine has {''.join(sorted(missing))[:20]!r}: they are drawn as empty boxes; install "
-            "one that has (fonts-noto-cjk for Chinese, Japanese and Korean) and remove matplotlib's fontlist cache",
+            "one that has (fonts-noto-cjk for Chinese, Japanese and Korean)",
             stacklevel=3,
         )
     return families or [PLAIN]
+
+
+def _fonts(missing: set[str]) -> Iterator[font_manager.FontEntry]:
+    """matplotlib's, DejaVu Sans first; while any is `missing`, those that were installed since its list was made."""
+    manager = font_manager.fontManager
+    # "Last Resort" has an empty box for every character
+    known = [entry for entry in manager.ttflist if "Last Resort" not in entry.name]
+    yield from sorted(known, key=lambda entry: (entry.name != PLAIN, entry.style != "normal"))
+    files = {entry.fname for entry in manager.ttflist}
+    for path in font_manager.findSystemFonts() if missing else ():
+        if path not in files:
+            before = len(manager.ttflist)
+            with suppress(RuntimeError, OSError):  # no font that FreeType can read
+                manager.addfont(path)
+            yield from manager.ttflist[before:]
 
 
 def plain_text(*texts: str) -> dict[str, Any]:
@@ -127,7 +138,9 @@ def drawn(image: Any, detections: Found) -> np.ndarray:
     array = load_image(image)
     figure, _ = _full_size(array, detections)
     figure.patch.set_alpha(0)
-    figure.canvas.draw()  # boxes and names alone: matplotlib would take a hundred bytes a pixel for the picture
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # fonts_for has said it
+        figure.canvas.draw()  # boxes and names alone: matplotlib would take a hundred bytes a pixel for the picture
     over = np.asarray(figure.canvas.buffer_rgba())
     plt.close(figure)
     if array.shape[:2] != over.shape[:2]:

@@ -194,7 +194,7 @@ def test_banks_from_a_picture_a_set_and_crops(run, tree, squares_set, checkpoint
     assert sorted(PromptBank.load(whole).names) == sorted(NAMES)
     run("bank drop", whole, "Red  Square, blue square", "--out", whole)
     assert sorted(PromptBank.load(whole).names) == ["green square", "yellow square"]
-    assert "has no cat" in run("bank drop", whole, "cat", "--out", whole, status=1)
+    assert "has no 'cat'" in run("bank drop", whole, "cat", "--out", whole, status=1)
 
     for index in range(3):
         sample = squares(index)

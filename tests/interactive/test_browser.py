@@ -29,6 +29,7 @@ from nbformat.v4 import new_code_cell, new_notebook
 from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 from PIL import Image
+from skimage import data
 from torchvision.ops import box_iou
 
 from trex2_mini.paths import REPOSITORY, data_root
@@ -279,7 +280,7 @@ def test_draw_look_refine_keep(lab, person):
 
 
 RECORD = os.environ.get("TREX2_RECORD")
-SHOWN, EXAMPLE, ELSE, NAMED = "PHOTO", [0, 0, 0, 0], (0, 0), "NAME"
+EXAMPLE, LARGE = [134, 110, 173, 145], (335, 44)  # coins, on the photograph that comes with scikit-image
 POINTER = """() => { const dot = document.createElement('div');
 dot.style = 'position:fixed; width:14px; height:14px; border-radius:50%; background:#e0218acc; z-index:9999';
 dot.style.pointerEvents = 'none';
@@ -294,7 +295,11 @@ def test_record(lab):
     """A box, its answer, the threshold, a negative; then Chinese names and the search tab, as pictures."""
     address, folder = lab
     source = "from trex2_mini import Detector\nfrom trex2_mini.interactive.studio import PromptStudio\n"
-    source += f"PromptStudio(Detector.load('nano-photo'), {str(REPOSITORY / SHOWN)!r}, ['{NAMED}'])"
+    source += "PromptStudio(Detector.load('nano-photo'), 'album', ['coin'])"
+    (folder / "album").mkdir()
+    Image.fromarray(data.coins()).save(folder / "album" / "a coins.png")  # the first to be shown
+    for name in ("coffee", "chelsea", "rocket", "astronaut"):
+        Image.fromarray(getattr(data, name)()).save(folder / "album" / f"{name}.jpg")
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3"}}
     nbformat.write(new_notebook(cells=[new_code_cell(source)], metadata=kernel), folder / "studio.ipynb")
     PICTURES.mkdir(parents=True, exist_ok=True)
@@ -328,11 +333,11 @@ def test_record(lab):
         frame(2500)
         own = person.find(".trex-studio-threshold .noUi-handle").bounding_box()
         handle = own["x"] + own["width"] / 2, own["y"] + own["height"] / 2
-        drag(handle, (handle[0] - 24, handle[1]), 6)
+        drag(handle, (handle[0] - 30, handle[1]), 6)
         frame(2000)
-        person.find(".trex-stage").hover()
-        page.keyboard.press("n")
-        page.mouse.click(*person.place(*ELSE))
+        person.find(".trex-sign").click()
+        frame(700)
+        page.mouse.click(*person.place(*LARGE))
         until(lambda: "1 negative" in person.find(".trex-studio-timing").inner_text(), "the second answer")
         frame(3500)
         first, *more = (picture for picture, _ in frames)
@@ -341,13 +346,14 @@ def test_record(lab):
         page.screenshot(path=PICTURES / "record.png")
 
         # names of any script, and the search tab
-        person.find(".trex-new-category").fill("猎豹")
+        person.find(".trex-sign").click()
+        person.find(".trex-new-category").fill("硬币")
         person.find(".trex-add-category").click()
         person.draw(*EXAMPLE)
-        until(lambda: "猎豹" in person.find(".trex-studio-counts").inner_text(), "detections with a Chinese name")
+        until(lambda: "硬币" in person.find(".trex-studio-counts").inner_text(), "detections with a Chinese name")
         person.look("Chinese names")
         page.get_by_text("Find this in a folder").click()
-        person.find(".trex-studio-search-folder input").fill(str((REPOSITORY / SHOWN).parent))
+        person.find(".trex-studio-search-folder input").fill(str(folder / "album"))
         person.find(".trex-studio-search-folder input").press("Tab")
         person.find("button.trex-studio-search").click()
         until(lambda: "newly indexed" in person.find(".trex-studio-message").inner_text(), "the answer of the search")

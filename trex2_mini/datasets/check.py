@@ -11,13 +11,13 @@
 | iscrowd | no target and no prompt; evaluation ignores what falls on it |
 | two annotations with one id | both stay (ids of annotations are numbered anew where they matter), reported |
 | ids written as text ("7"), names with spaces around | read as meant, reported |
-| ids and sizes such as 7.0; sizes, boxes, areas written as text; names that are numbers | read as meant |
+| ids and sizes such as 7.0; sizes, boxes, areas written as text | read as meant |
 | no file_name but a coco_url (LVIS) | the picture is looked for by the URL's end (pictures.py) |
 | no bbox but polygons | the polygons' box |
 | no area, no iscrowd, or null | the box's area, 0 |
 | one file listed twice; boxes that look like shares of the picture or like corners | reported, with what to do |
 | a recorded size that is not the picture's | the picture's counts; `data check` reports it, and what EXIF turns |
-| a bbox of less than a pixel, or that reaches out of its picture | `data check` reports how many |
+| bboxes of less than a pixel, or most reaching out of their pictures | `data check` reports how many |
 | a picture that is missing or cannot be read | `data check` reports it; reading it raises an error that names it |
 | two categories with one name | both stay, reported: a text prompt cannot tell them apart |
 | a set without annotations | opens; training and evaluation refuse it |
@@ -188,7 +188,6 @@ def _whole(value: Any, what: str, path: Path, problems: list[str]) -> int:
 
 def _name(category: dict, path: Path, problems: list[str]) -> str:
     name = category["name"]
-    name = str(name) if isinstance(name, int) and not isinstance(name, bool) else name
     if not isinstance(name, str) or not name.strip():
         raise ValueError(f"{path}: category {category['id']} has no name, got {name!r}; a text prompt needs one")
     if name != name.strip():

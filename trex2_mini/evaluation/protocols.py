@@ -20,6 +20,7 @@ bootstrap.py) and in repeat.py `repeated` (several draws).
 
 import dataclasses
 import time
+import warnings
 from collections import defaultdict
 from pathlib import Path
 
@@ -103,6 +104,10 @@ def evaluate(
     else:
         dataset = opened(data)
         folder, described = dataset.path.parent, describe_dataset(dataset)
+        told = detector.vocabulary if protocol in ("text", "mixed", "region") else None
+        if told and (unknown := [name for name in dataset.names if told.unknown(name)]):
+            said = f"{len(unknown)} of {len(dataset.names)} names have words that this checkpoint was never taught"
+            warnings.warn(f"{said}, and are hardly found by text: {', '.join(unknown[:5])}", stacklevel=2)
         if protocol.startswith("region"):
             scores = _region(_trial(detector, dataset, options), choose_labels(dataset, categories), protocol, options)
         elif protocol == "visual-i-negatives":
