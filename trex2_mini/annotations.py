@@ -6,8 +6,6 @@ centre and size as shares of the picture; VOC whole pixels counted from 1, both 
 written whole or not at all.
 """
 
-from __future__ import annotations
-
 import datetime
 import json
 import os

@@ -1,7 +1,5 @@
 """Reading pictures, whatever they are, as uint8 RGB arrays; and as the tensors that the model takes."""
 
-from __future__ import annotations
-
 import io
 import os
 import warnings

@@ -1,7 +1,5 @@
 """Where things lie on disk. Paths come from here, never from the working directory."""
 
-from __future__ import annotations
-
 import codecs
 import json
 import os

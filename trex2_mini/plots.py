@@ -1,7 +1,5 @@
 """Pictures of images, prompts and detections, with matplotlib."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress

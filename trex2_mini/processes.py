@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import multiprocessing.connection
 import os
 import signal
 import threading
@@ -74,9 +75,20 @@ def stop_signals() -> Iterator[list[int]]:
 
 
 def leave_signals_to_parent(_: int = 0) -> None:
-    """For the processes that make pictures: they end with the one that trains."""
+    """For the processes that make pictures: they end with the one that trains, however it ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if (parent := multiprocessing.parent_process()) is not None:
+        threading.Thread(target=_end_with, args=(parent.sentinel, os.getppid()), daemon=True).start()
+
+
+def _end_with(sentinel: int, parent: int) -> None:
+    """Ends this process once its parent is gone, which a SIGKILL tells nobody of. A fork that came later holds the
+    sentinel open on some systems; there the parent's number changes.
+    """
+    while not multiprocessing.connection.wait([sentinel], timeout=1) and os.getppid() == parent:
+        pass
+    os._exit(1)
 
 
 def usable_device(device: str | torch.device) -> torch.device:

@@ -217,3 +217,51 @@ class Stopping:
         if index == 2 and self.number:
             os.kill(self.process, self.number)
         return batches(index)
+
+
+class Noting:
+    """Squares, slowly; who makes them notes its number."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def __call__(self, index: int):
+        (self.folder / f"{os.getpid()}.maker").touch()
+        time.sleep(0.2)
+        return batches(index)
+
+
+def train_with_makers(folder: Path, method: str) -> None:
+    torch.set_num_threads(1)
+    multiprocessing.set_start_method(method, force=True)
+    recipe = dataclasses.replace(TINY, train=dataclasses.replace(TINY.train, steps=10_000))
+    Trainer(folder, recipe, Noting(folder), NAMES).train(save_every=10_000, progress=False, workers=2)
+
+
+def runs(process: int) -> bool:
+    """A process that is neither gone nor dead and waiting for its parent's look."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc")
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_who_makes_pictures_ends_with_a_trainer_that_is_killed(tmp_path, method):
+    trainer = multiprocessing.get_context("spawn").Process(target=train_with_makers, args=(tmp_path, method))
+    trainer.start()
+    end = time.monotonic() + 300
+    while len(makers := [int(path.stem) for path in tmp_path.glob("*.maker")]) < 2:
+        assert time.monotonic() < end and trainer.is_alive()
+        time.sleep(0.1)
+    trainer.kill()
+    trainer.join()
+    end = time.monotonic() + 8
+    while any(map(runs, makers)) and time.monotonic() < end:
+        time.sleep(0.1)
+    left = [maker for maker in makers if runs(maker)]
+    for maker in left:
+        os.kill(maker, signal.SIGKILL)
+    assert len(makers) == 2 and not left

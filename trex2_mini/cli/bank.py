@@ -1,7 +1,5 @@
 """`trex2 embed` and `trex2 bank`: examples as prompts to keep."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """`trex2 data`: make the embedded sets, fetch parts of COCO and LVIS, check a set."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import click

@@ -1,7 +1,5 @@
 """`trex2 detect`, `trex2 count` and `trex2 classify`."""
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path

@@ -26,7 +26,8 @@ def _shared(function):
     for option in (
         write_result(),
         click.option("--truth", type=PATH, metavar="FILE", help="COCO, what is really there: precision and recall."),
-        click.option("--workers", type=int, default=1, help="Processes."),
+        click.option("--parquet", is_flag=True, help="Write index.parquet, not COCO (pictures in tars: always)."),
+        click.option("--workers", type=int, default=1, help="1: this process; more: actors on Ray (RAY_ADDRESS)."),
         click.option("--shard", type=int, default=50, help="Pictures a shard."),
         click.option("--limit", type=int, help="Only the first so many pictures."),
         checkpoint(default="nano-emoji"),
@@ -39,7 +40,7 @@ def _shared(function):
 @engine.command()
 @click.option(
     "--data", default="emoji-captions", metavar="NAME|FOLDER",
-    help="A folder with captions.json and images/, pictures with .txt files, or a folder of pictures a category.",
+    help="A folder with captions.json and images/, tars of WebDataset, pictures with .txt, or a folder a category.",
 )  # fmt: skip
 @click.option("--score", type=float, default=0.2, help="Least score of a detection, 0..1.")
 @click.option("--similarity", type=float, default=0.8, help="Least cosine of region and phrase.")
@@ -67,7 +68,9 @@ def text(data: str, score: float, similarity: float, more_than: int, parser: str
 
 
 @engine.command()
-@click.option("--data", default="emoji-sa", metavar="NAME|FOLDER", help="A set with boxes.")
+@click.option(
+    "--data", default="emoji-sa", metavar="NAME|FOLDER", help="A set with boxes, or a folder with index.parquet."
+)
 @click.option("--score", type=float, default=0.3, help="Least score of a detection, 0..1.")
 @click.option("--names", type=PATH, metavar="FILE", help="One name a line (default: the 390 trained emoji names).")
 @click.option("--probability", type=float, default=0.3, help="Least of a box's name.")
@@ -81,24 +84,26 @@ def visual(data: str, score: float, names: Path | None, probability: float, min_
     trex2 engine visual --data my/boxes --names names.txt --probability 0.5
     """
     from trex2_mini.data_engine import engines
-    from trex2_mini.datasets.registry import open_dataset
+    from trex2_mini.datasets.registry import open_training_set
     from trex2_mini.datasets.scenes.catalogue import load_catalogue
     from trex2_mini.paths import read_names
 
-    dataset = open_dataset(data)
-    head = {key: dataset.coco[key] for key in ("info", "licenses") if key in dataset.coco}
+    dataset = open_training_set(data)
+    images, boxes = engines.read_boxes(dataset)
+    head = {key: own for key, own in getattr(dataset, "coco", {}).items() if key in ("info", "licenses")}
     known = read_names(names) if names else [c.name for c in load_catalogue() if not c.novel]
     options = {"score": score, "probability": probability, "min_instances": min_instances}
-    own = engines.VisualEngine(engines.boxes_of(dataset), known, **options)
-    _run("visual", own, dataset.coco["images"], dataset.images, head, **run)
+    own = engines.VisualEngine(boxes, known, **options)
+    _run("visual", own, images, dataset.images, head, **run)
 
 
-def _run(name: str, own, images, folder, head, out, checkpoint, limit, shard, workers, truth, json_path) -> None:
+def _run(name: str, own, images, folder, head, out, checkpoint, limit, shard, workers, parquet, truth, json_path):
     from trex2_mini.data_engine.effect import qualities
     from trex2_mini.data_engine.shards import run_engine
 
     out = out or _default_out(name)
-    result = run_engine(own, images[:limit], folder, out, checkpoint, head=head, shard=shard, workers=workers)
+    how = {"head": head, "shard": shard, "workers": workers, "parquet": parquet or None}
+    result = run_engine(own, images[:limit], folder, out, checkpoint, **how)
     if truth:
         result |= qualities(out, truth)
     print(f"set: {out}  (trex2 data check {out})")
@@ -111,7 +116,7 @@ def _run(name: str, own, images, folder, head, out, checkpoint, limit, shard, wo
 @click.option("--steps", type=int, default=60, help="Of each fine-tuning.")
 @click.option("--seeds", cls=Several, type=int, default=[0, 1], metavar="SEED...", help="Of the fine-tunings.")
 @click.option("--images", type=int, default=100, help="Of emoji-val, to measure on.")
-@click.option("--workers", type=int, default=1, help="Processes.")
+@click.option("--workers", type=int, default=1, help="Of the engines: more than 1 run on Ray.")
 @write_result()
 def effect(out, checkpoint, steps, seeds, images, workers, json_path) -> None:
     """AP with and without the engines' boxes, after short fine-tunings.

@@ -1,7 +1,5 @@
 """`trex2 video`: a clip by prompts on one of its frames, by words or by a bank."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -5,7 +5,7 @@ and 10).
     engines.py, phrases.py
     VisualEngine  boxes without names -> names -> images with enough instances -> the missing boxes by visual prompts
     engines.py
-    run_engine    either of them over many pictures: in shards, resumable, by several processes
+    run_engine    either of them over many pictures: in shards, resumable, here or by actors on Ray
                   shards.py
     pseudo_label_quality   precision and recall of what came out, where the truth is known
                            quality.py

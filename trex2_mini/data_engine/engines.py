@@ -21,6 +21,8 @@ from trex2_mini.annotations import pictures_in
 from trex2_mini.boxes import xyxy_to_normalized
 from trex2_mini.data_engine.phrases import Parser, frequent_phrases, noun_phrases
 from trex2_mini.datasets.coco import CocoDataset
+from trex2_mini.datasets.large.index import ParquetDataset
+from trex2_mini.datasets.large.shards import web_shards
 from trex2_mini.detector import Detector, EncodedImage
 from trex2_mini.images import picture_size
 from trex2_mini.model.visual_prompt import RegionPrompts
@@ -167,9 +169,9 @@ def read_captions(folder: str | Path) -> tuple[list[dict], Path, dict[int, list[
     """Captioned pictures of a folder: (COCO's "images", the folder that their file_name is relative to, {image id:
     captions}, info and licenses).
 
-    Three layouts: captions.json (COCO's captions format) with images/; pictures with a .txt of the same name beside
-    them, as web crawlers leave them; folders of pictures, whose names are the captions (classification sets: the
-    category is the prompt). Raises ValueError for anything else.
+    Four layouts: captions.json (COCO's captions format) with images/; WebDataset's tars, whose pictures stay where they
+    are; pictures with a .txt of the same name beside them, as web crawlers leave them; folders of pictures, whose names
+    are the captions (classification sets: the category is the prompt). Raises ValueError for anything else.
     """
     folder = Path(folder).expanduser()
     if (folder / CAPTIONS).is_file():
@@ -181,9 +183,13 @@ def read_captions(folder: str | Path) -> tuple[list[dict], Path, dict[int, list[
         return content["images"], folder / "images", captions, head
     if not folder.is_dir():
         raise ValueError(
-            f"no folder {folder}; expected {CAPTIONS} with images/, pictures with .txt files, or a folder of pictures"
-            " for each category"
+            f"no folder {folder}; expected {CAPTIONS} with images/, pictures with .txt files, tars, or a folder of"
+            " pictures for each category"
         )
+    if any(folder.glob("*.tar")):
+        rows = list(enumerate(web_shards(folder), 1))
+        images = [{"id": n, "file_name": row.file, "offset": row.offset, "size": row.size} for n, row in rows]
+        return images, folder, {n: [row.caption] for n, row in rows}, {}
     classes = sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
     texts = {} if classes else {path.stem: read_text(path) for path in sorted(folder.glob("*.txt"))}
     paths = [path for own in classes for path in pictures_in(own)]
@@ -226,6 +232,24 @@ def boxes_of(dataset: CocoDataset) -> dict[int, list[list[float]]]:
         ]
         found[image_id] = [list(c) for c in corners if c[2] - c[0] >= 1 and c[3] - c[1] >= 1 and max(c) > 1]
     return found
+
+
+def read_boxes(dataset: CocoDataset | ParquetDataset) -> tuple[list[dict], dict[int, list[list[float]]]]:
+    """(COCO's "images" with where they lie, {image id: boxes [x1, y1, x2, y2] in pixels}) of a set in any form."""
+    if isinstance(dataset, CocoDataset):
+        return dataset.coco["images"], boxes_of(dataset)
+    images, boxes = [], {}
+    for index in range(len(dataset)):
+        known = dataset.annotated(index)
+        offset, size = known.place
+        images.append(
+            {"id": index, "file_name": known.file} | ({"offset": offset, "size": size} if offset >= 0 else {})
+        )
+        if known.size == (1, 1):
+            raise ValueError(f"{dataset.path}: expected boxes in pixels, got shares of the pictures")
+        kept = known.boxes[~known.crowd]
+        boxes[index] = np.concatenate([kept[:, :2], kept[:, :2] + kept[:, 2:]], 1).tolist()
+    return images, boxes
 
 
 def check_thresholds(engine: TextEngine | VisualEngine) -> None:

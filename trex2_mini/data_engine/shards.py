@@ -1,12 +1,13 @@
-"""An engine over many pictures: in shards of image ids, each written whole or not at all, by one process or several,
-with the same result.
+"""An engine over many pictures: in shards of image ids, each written whole or not at all, by this process or by a pool
+of actors on Ray, with the same result.
 
     OUT/shards/settings.json   what the shards were made with; a rerun with anything else is refused
     OUT/shards/00000.json      [{"id", "height", "width", "labels"}] of the first `shard` pictures by id, and so on
-    OUT/annotations.json, OUT/images/   the set, merged at the end
+    OUT/annotations.json, OUT/images/   the set, merged at the end; or OUT/index.parquet, OUT/images/
 
-A rerun makes the shards that are missing. Every process computes with one thread, a picture at a time, so labels do not
-depend on their number.
+A rerun makes the shards that are missing. Every actor computes with one thread, a picture at a time, so labels do not
+depend on how many there are. An actor that dies is started anew by Ray and makes its shard again. The actors are on
+this machine, or on the cluster that RAY_ADDRESS names, whose machines must all see OUT and the pictures by one path.
 """
 
 from __future__ import annotations
@@ -14,9 +15,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import multiprocessing
+import os
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -26,10 +26,12 @@ from tqdm import tqdm
 from trex2_mini.annotations import bring
 from trex2_mini.checkpoint import file_hash, load_model
 from trex2_mini.data_engine.engines import TextEngine, VisualEngine, check_thresholds
+from trex2_mini.datasets.large.index import write_index
+from trex2_mini.datasets.large.rows import Row, read_picture
 from trex2_mini.datasets.pictures import Pictures
 from trex2_mini.detector import Detector
 from trex2_mini.evaluation.provenance import describe_code
-from trex2_mini.images import LeftOut, load_image
+from trex2_mini.images import LeftOut
 from trex2_mini.paths import locked, write_text
 
 
@@ -43,33 +45,39 @@ def run_engine(
     head: dict | None = None,
     shard: int = 50,
     workers: int = 1,
+    parquet: bool | None = None,
     progress: bool = True,
 ) -> dict:
-    """Label pictures, and write those that got labels as a set in COCO format.
+    """Label pictures, and write those that got labels as a set.
 
     Args:
-        images: COCO's "images": id and file_name, relative to `folder`.
+        images: COCO's "images": id and file_name, relative to `folder`; of a picture within a tar also "offset" and
+            "size" in bytes.
         out: the set's folder.
         checkpoint: a shipped name or a folder.
         head: the source's "info" and "licenses", carried along.
         shard: pictures a shard.
-        workers: processes; 1: this one.
+        workers: 1: this process; more: actors on Ray, each with a GPU where there are any.
+        parquet: write an index for millions of pictures (datasets/large) instead of COCO's format; None: where the
+            pictures are in tars.
 
     Returns:
         {"images": looked at, "kept": with labels, "boxes", "names": categories with boxes, "resumed": images whose
-        shard was there,
-        "unreadable": file names}
+        shard was there, "unreadable": file names}
 
     Raises:
-        ValueError: no images, a threshold out of range, `out` was begun with other settings, or another process works
-        there.
+        ValueError: no images, a threshold out of range, `out` was begun with other settings, another process works
+        there, several workers without Ray, or COCO's format for pictures in tars.
     """
     check_thresholds(engine)
     images = sorted(images, key=lambda image: image["id"])
     for what, number in {"the number of images": len(images), "shard": shard, "workers": workers}.items():
         if number < 1:
             raise ValueError(f"{what} must be at least 1, got {number}")
-    folder, out = Path(folder), Path(out)
+    in_tars = any("offset" in image for image in images)
+    if in_tars and parquet is False:
+        raise ValueError("COCO's format has no place for pictures within tars; write Parquet")
+    folder, out = Path(folder).resolve(), Path(out).resolve()
     settings = _settings(engine, images, checkpoint, shard)
     shards = out / "shards"
     shards.mkdir(parents=True, exist_ok=True)
@@ -83,16 +91,18 @@ def run_engine(
         write_text(begun, json.dumps(settings, indent=2) + "\n")
         parts = [images[i : i + shard] for i in range(0, len(images), shard)]
         todo = [number for number in range(len(parts)) if not _file(shards, number).exists()]
-        resumed = sum(len(part) for number, part in enumerate(parts) if number not in todo)
+        resumed = sum(len(part) for number, part in enumerate(parts) if number not in set(todo))
+        weights = Path(checkpoint).resolve() if Path(checkpoint).exists() else checkpoint
+        given = (engine, parts, folder, shards, weights)
         with tqdm(
             total=len(images), initial=resumed, desc=f"{engine.kind} engine", unit="picture", disable=not progress
         ) as bar:
-            for number in _done(todo, workers, (engine, parts, folder, shards, str(checkpoint))):
+            for number in (_alone if workers == 1 else _on_ray)(todo, workers, given):
                 bar.update(len(parts[number]))
-        records = [
+        records = (
             record for n in range(len(parts)) for record in json.loads(_file(shards, n).read_text(encoding="utf-8"))
-        ]
-        counts = _merge(engine, images, records, folder, out, settings, head or {})
+        )
+        counts = _merge(engine, images, records, folder, out, settings, head or {}, in_tars or bool(parquet))
     return counts | {"resumed": resumed}
 
 
@@ -104,7 +114,8 @@ def _settings(engine: TextEngine | VisualEngine, images: Sequence[dict], checkpo
     """All that decides the labels. The pictures' captions or boxes, and their files' names, by their hash."""
     fields = {f.name: getattr(engine, f.name) for f in dataclasses.fields(engine)}
     given = {key: fields.pop(key) for key in ("phrases", "boxes", "names") if key in fields}
-    data = json.dumps([[[image["id"], image["file_name"]] for image in images], given], sort_keys=True)
+    known = [[image["id"], image["file_name"], image.get("offset")] for image in images]
+    data = json.dumps([known, given], sort_keys=True)
     weights = file_hash(load_model(checkpoint)[2])
     return {
         "engine": engine.kind,
@@ -116,12 +127,11 @@ def _settings(engine: TextEngine | VisualEngine, images: Sequence[dict], checkpo
     }
 
 
-class _Worker:
+class _Labeller:
     """Makes shards, with a detector of its own."""
 
-    def __init__(
-        self, engine: TextEngine | VisualEngine, parts: list[list[dict]], folder: Path, shards: Path, checkpoint: str
-    ):
+    def __init__(self, engine, parts: list[list[dict]], folder: Path, shards: Path, checkpoint: str | Path):
+        torch.set_num_threads(1)
         self.engine, self.parts, self.shards = engine, parts, shards
         self.pictures = Pictures(folder, [image["file_name"] for part in parts for image in part])
         self.left_out = LeftOut(sum(map(len, parts)))  # each process leaves out so many: all together stay few
@@ -130,48 +140,61 @@ class _Worker:
             with torch.inference_mode():
                 self.detector.model.encode_text(engine.names)
 
-    def make(self, number: int) -> int:
-        write_text(_file(self.shards, number), json.dumps([self._record(image) for image in self.parts[number]]))
-        return number
+    def __call__(self, row: dict) -> dict:
+        records = [self._record(image) for image in self.parts[row["number"]]]
+        write_text(_file(self.shards, row["number"]), json.dumps(records))
+        return row
 
     def _record(self, entry: dict) -> dict:
-        image = self.left_out.read(entry["id"], lambda name: load_image(self.pictures.find(name)), entry["file_name"])
+        place = entry.get("offset", -1), entry.get("size", 0)
+        image = self.left_out.read(
+            entry["id"], lambda name: read_picture(self.pictures.find(name), *place), entry["file_name"]
+        )
         if image is None:  # collections from the web have broken pictures
             return {"id": entry["id"], "unreadable": self.left_out[entry["id"]], "labels": []}
         labels = self.engine.label(self.detector, entry["id"], image)
         return {"id": entry["id"], "height": image.shape[0], "width": image.shape[1], "labels": labels}
 
 
-_worker: _Worker | None = None
+def _alone(todo: list[int], _: int, given: tuple) -> Iterator[int]:
+    """Makes the shards `todo` here; yields the number of each as it is done."""
+    if todo:
+        with _one_thread():
+            yield from (row["number"] for row in map(_Labeller(*given), [{"number": number} for number in todo]))
 
 
-def _start(arguments: tuple) -> None:
-    global _worker
-    torch.set_num_threads(1)
-    _worker = _Worker(*arguments)
+def start_ray(workers: int) -> None:
+    """Joins the cluster that RAY_ADDRESS names, or starts Ray on this machine. Raises ValueError where it cannot."""
+    try:
+        import ray
+    except ImportError as error:
+        raise ValueError(f'{workers} workers need Ray: pip install "trex2-mini[ray]"') from error
+    if ray.is_initialized():
+        return
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # tell nobody
+    here = {"num_cpus": workers + 1, "include_dashboard": False, "address": "local"}
+    try:
+        ray.init(log_to_driver=False, logging_level="error", **({} if os.environ.get("RAY_ADDRESS") else here))
+    except Exception as error:  # Ray raises no narrower one
+        raise ValueError(f"Ray did not start; on a busy machine try again: {error}") from error
 
 
-def _make(number: int) -> int:
-    return _worker.make(number)
-
-
-def _done(todo: list[int], workers: int, arguments: tuple) -> Iterator[int]:
-    """Makes the shards `todo`; yields the number of each as it is done."""
+def _on_ray(todo: list[int], workers: int, given: tuple) -> Iterator[int]:
+    """The same by a pool of actors."""
     if not todo:
         return
-    if workers == 1:
-        with _one_thread():
-            yield from map(_Worker(*arguments).make, todo)
-        return
-    # fresh processes: forking one that runs torch's threads may hang
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(todo)), context, _start, (arguments,)) as pool:
-        futures = [pool.submit(_make, number) for number in todo]
-        try:
-            for future in as_completed(futures):
-                yield future.result()
-        finally:
-            pool.shutdown(cancel_futures=True)
+    start_ray(workers)
+    import ray.data
+
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    numbers = ray.data.from_items([{"number": number} for number in todo], override_num_blocks=len(todo))
+    gpus = 1 if ray.cluster_resources().get("GPU") else 0
+    made = numbers.map(_Labeller, fn_constructor_args=given, concurrency=workers, num_cpus=1, num_gpus=gpus)
+    try:
+        for row in made.iter_rows():
+            yield int(row["number"])
+    except ray.exceptions.RayTaskError as error:  # what went wrong in an actor, as if it had here
+        raise error.cause if isinstance(error.cause, ValueError) else error from None
 
 
 @contextmanager
@@ -187,27 +210,55 @@ def _one_thread() -> Iterator[None]:
 def _merge(
     engine: TextEngine | VisualEngine,
     images: Sequence[dict],
-    records: list[dict],
+    records: Iterator[dict],
     folder: Path,
     out: Path,
     settings: dict,
     head: dict,
+    parquet: bool,
 ) -> dict:
-    """Writes annotations.json and brings the pictures; returns the counts.
+    """Writes annotations.json or index.parquet and brings the pictures; returns the counts.
 
     Categories are the names with boxes and the dictionary's others, by name. "negative" says whether training may draw
     a name as a negative, "count" in how many pictures' captions it is (text engine).
     """
     pictures = Pictures(folder, [image["file_name"] for image in images])
     entry_of = {image["id"]: image for image in images}
-    kept = [record for record in records if record["labels"]]
-    dictionary, with_boxes = engine.dictionary, {label["name"] for record in kept for label in record["labels"]}
-    names = sorted(with_boxes | set(dictionary))
-    category = {name: number for number, name in enumerate(names, 1)}
+    counts = {"images": len(images), "kept": 0, "boxes": 0, "names": 0, "unreadable": []}
+    dictionary, with_boxes = engine.dictionary, set()
+
+    def kept() -> Iterator[tuple[dict, list[dict]]]:
+        for record in records:
+            entry, labels = entry_of[record["id"]], record["labels"]
+            if "unreadable" in record:
+                counts["unreadable"].append(entry["file_name"])
+            if not labels:
+                continue
+            path = pictures.find(entry["file_name"])
+            name = path.relative_to(folder).as_posix()
+            bring(path, out / "images" / name)
+            counts["kept"] += 1
+            counts["boxes"] += len(labels)
+            with_boxes.update(label["name"] for label in labels)
+            yield entry | {"file_name": name, "height": record["height"], "width": record["width"]}, labels
+
+    if parquet:
+        rows = (
+            Row(
+                image["file_name"], image["width"], image["height"], [label["bbox"] for label in labels],
+                [label["name"] for label in labels], [False] * len(labels), offset=image.get("offset", -1),
+                size=image.get("size", 0),
+            )
+            for image, labels in kept()
+        )  # fmt: skip
+        write_index(rows, out / "index.parquet", dictionary=list(dictionary))
+        return counts | {"names": len(with_boxes)}
+    found = list(kept())
+    category = {name: number for number, name in enumerate(sorted(with_boxes | set(dictionary)), 1)}
     annotations = []
-    for record in kept:
-        for label in record["labels"]:
-            own = {"id": len(annotations) + 1, "image_id": record["id"], "category_id": category[label["name"]]}
+    for image, labels in found:
+        for label in labels:
+            own = {"id": len(annotations) + 1, "image_id": image["id"], "category_id": category[label["name"]]}
             extra = {key: value for key, value in label.items() if key != "name"}
             annotations.append(
                 own | extra | {"area": round(label["bbox"][2] * label["bbox"][3], 2), "iscrowd": 0, "segmentation": []}
@@ -221,7 +272,7 @@ def _merge(
     coco = {
         "info": info,
         "licenses": head.get("licenses", []),
-        "images": [],
+        "images": [image for image, _ in found],
         "annotations": annotations,
         "categories": [
             {"id": number, "name": name, "negative": name in dictionary}
@@ -229,16 +280,5 @@ def _merge(
             for name, number in category.items()
         ],
     }
-    for record in kept:
-        path = pictures.find(entry_of[record["id"]]["file_name"])
-        own = {"file_name": path.relative_to(folder).as_posix(), "height": record["height"], "width": record["width"]}
-        coco["images"].append(entry_of[record["id"]] | own)
-        bring(path, out / "images" / own["file_name"])
     write_text(out / "annotations.json", json.dumps(coco, ensure_ascii=False))
-    return {
-        "images": len(images),
-        "kept": len(kept),
-        "boxes": len(annotations),
-        "names": len(with_boxes),
-        "unreadable": [entry_of[r["id"]]["file_name"] for r in records if "unreadable" in r],
-    }
+    return counts | {"names": len(with_boxes)}

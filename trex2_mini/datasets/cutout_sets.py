@@ -3,8 +3,6 @@
 python -m trex2_mini data cutouts coco-train2017 OUT     # a library: OUT/CATEGORY/N.webp
 """
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path

@@ -4,8 +4,6 @@ What cannot be read as a box is left out and named in the set's `problems`. A pi
 in the set: who reads it leaves it out (`CocoDataset.read`), and `data check` names it.
 """
 
-from __future__ import annotations
-
 import math
 import re
 import xml.etree.ElementTree as ElementTree

@@ -1,8 +1,6 @@
 """What is in a set (how many pictures, boxes and categories, and how they are spread), and what is wrong with its
 pictures."""
 
-from __future__ import annotations
-
 from collections import Counter
 
 import numpy as np

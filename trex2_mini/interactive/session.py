@@ -4,8 +4,6 @@ autosave file of it all.
 No widget is in here. PromptStudio (studio.py) shows a Session and fills it.
 """
 
-from __future__ import annotations
-
 import io
 import json
 import os

@@ -10,8 +10,6 @@ On disk, in one folder: `index.json` (what made it), `vectors.f16` (a row a pict
 run goes on.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import os

@@ -5,8 +5,6 @@ left out of all its rankings. AP is the mean, over the right pictures, of the pr
 questions. Recall at k is the share of the right pictures among the first k, at most k of them counted as findable.
 """
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Sequence

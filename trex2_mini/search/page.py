@@ -1,7 +1,5 @@
 """The pictures that a search found as a contact sheet: an HTML page that needs no other file, or a picture."""
 
-from __future__ import annotations
-
 import base64
 import html
 import io

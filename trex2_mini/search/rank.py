@@ -1,7 +1,5 @@
 """The question to an index and its answer: the index gives a shortlist, the detector looks at its pictures."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path

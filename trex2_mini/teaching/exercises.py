@@ -50,6 +50,11 @@ def imbalance(logit: float) -> float:
     return 6 * yes - (100 * 110 - 6) * no
 
 
+def agreement(rows: Tensor) -> float:
+    """Mean cosine of rows [n, D] with their mean."""
+    return torch.cosine_similarity(rows, rows.mean(0), -1).mean().item()
+
+
 def largest_stranger(matrix: Tensor, names: Sequence[str]) -> tuple[str, str]:
     """Names of the row and the column of the largest cosine off the diagonal."""
     off = matrix[: len(names), : len(names)].clone().fill_diagonal_(-2)
@@ -102,7 +107,7 @@ ANSWERS: dict[str, tuple[Callable[..., bool], str]] = {
              "three numbers of four bytes for each parameter"),
     "11.1": (lambda a: a == 3, "all boxes of one category on one image make one V"),
     "11.2": (lambda a: near(a, math.sqrt(0.5), 0.01), "draw both as sides of a square; the mean lies on its diagonal"),
-    "11.3": (lambda a, spread: a == min(spread, key=spread.get),
+    "11.3": (lambda a, names, labels, rows: a == names[min(labels, key=lambda own: agreement(rows[own]))],
              "loop over labels; F.cosine_similarity(rows, mean, -1).mean()"),
     "12.1": (lambda a: near(a, 1 / (1 + 2 / 3 * math.exp(0.6)), 0.006), "back to the logit, subtract, forward again"),
     "12.2": (lambda a: tuple(a) == (1, 5), "what changes the question? deciding and filtering do not"),
@@ -110,7 +115,7 @@ ANSWERS: dict[str, tuple[Callable[..., bool], str]] = {
              "a larger beta takes more from every query that is like the negative, the right ones too"),
     "17.1": (lambda a, parts: near(a, sum(parts.values()) / (parts["visual prompts"] + parts["decoder"]), 0.05),
              "all five parts over the two that run again"),
-    "17.2": (lambda a, mib_of: near(a, mib_of(900), 0.5), "replace Q in section 2"),
+    "17.2": (lambda a, *sizes: near(a, 900 * math.prod(sizes) * 4 / 2**20, 0.5), "replace Q in section 2"),
     "17.3": (lambda a: a == 3, "k full passes against one full pass and k - 1 further prompts"),
     "18.1": (lambda a: near(a, 3, 1e-6), "1/2 of 1/1 against 1/2 of 1/3"),
     "18.2": (lambda a: a == 5, "steps 6 to 10 are done, and the state of step 10 has not got its name yet"),

@@ -1,7 +1,5 @@
 """One page that shows what a detection transformer does, step by step, on a scene and with the model's own numbers."""
 
-from __future__ import annotations
-
 import matplotlib.pyplot as plt
 import numpy as np
 import torch

@@ -56,6 +56,7 @@ def deformable_sum(own: Callable) -> Iterator[Case]:
         yield what, own(value, shapes, where, weights), levelwise_grid_sample(value, shapes, where, weights)
 
 
+@torch.no_grad()
 def image_encoder(own: nn.Module, encoder: ImageEncoder) -> Iterator[Case]:
     """04: own(maps of the backbone) -> tokens [B, N, D], for images without padding."""
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
@@ -65,6 +66,7 @@ def image_encoder(own: nn.Module, encoder: ImageEncoder) -> Iterator[Case]:
         yield f"{height} x {width}", own(maps), encoder(list(images)).tokens
 
 
+@torch.no_grad()
 def prompt_block(own: nn.Module, block: PromptBlock, features: ImageFeatures) -> Iterator[Case]:
     """05: own(queries [C, K + 1, D], reference [C, K + 1, 4], absent [C, K + 1], features)."""
     dim = features.tokens.shape[-1]
@@ -80,12 +82,14 @@ def prompt_block(own: nn.Module, block: PromptBlock, features: ImageFeatures) ->
         yield what, found[~absent], expected[~absent]
 
 
+@torch.no_grad()
 def text_encoder(own: nn.Module, encoder: TextPromptEncoder, phrases: Sequence[str]) -> Iterator[Case]:
     """06: own(tokens [C, context]) -> T [C, D]."""
     yield "a phrase", own(encoder.tokenizer(list(phrases[:1]))), encoder(phrases[:1])
     yield "phrases of several lengths", own(encoder.tokenizer(list(phrases))), encoder(phrases)
 
 
+@torch.no_grad()
 def box_decoder(own: nn.Module, model: TRex2, features: ImageFeatures, prompts: Tensor) -> Iterator[Case]:
     """07: own(features, prompts [C, D]) -> logits [Q, C], boxes [Q, 4]."""
     for count in (1, len(prompts)):

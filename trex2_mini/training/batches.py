@@ -1,8 +1,6 @@
 """The batch of a training step, as a function of (seed, step) alone: runs can stop and go on, workers can make batches
 ahead."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path

@@ -12,8 +12,6 @@ on pictures that were held back (cross-validation: every picture once); the best
 not help.
 """
 
-from __future__ import annotations
-
 import copy
 import dataclasses
 import time

@@ -1,7 +1,5 @@
 """What tuning brings: AP against the number of labelled pictures, beside Visual-G from the same pictures."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

@@ -19,9 +19,9 @@ import numpy as np
 from filelock import FileLock
 
 from trex2_mini.datasets.holdings import Holdings
-from trex2_mini.datasets.large.rows import Row, inside
+from trex2_mini.datasets.large.rows import Row, inside, read_picture
 from trex2_mini.datasets.sample import Sample
-from trex2_mini.images import LeftOut, MissingPicture, load_image
+from trex2_mini.images import LeftOut
 
 FLAT = {"boxes": np.float32, "labels": np.int32, "crowd": np.bool_, "looked_for": np.int32, "ambiguous": np.int32}
 OF_PICTURE = {"width": np.int32, "height": np.int32, "offset": np.int64, "size": np.int64}
@@ -39,18 +39,21 @@ def schema():
     return pyarrow.schema(types | {key: pyarrow.from_numpy_dtype(kind) for key, kind in OF_PICTURE.items()})
 
 
-def write_index(rows: Iterable[Row], path: Path, more_than: int = 0, group: int = 50_000) -> Path:
+def write_index(
+    rows: Iterable[Row], path: Path, more_than: int = 0, group: int = 50_000, dictionary: Sequence[str] | None = None
+) -> Path:
     """Rows as a Parquet file, written whole or not at all.
 
     more_than: names of at most so many boxes are no negatives (the paper: phrases of grounding data that occur more
-    than 100 times are the global dictionary). group: rows in memory at a time.
+    than 100 times are the global dictionary). group: rows in memory at a time. dictionary: the names that are
+    negatives, boxed here or not, instead of those that `more_than` chooses.
 
     Raises ValueError for a box that is not four finite numbers, or where boxes, names and crowd differ in length.
     """
     import pyarrow
     import pyarrow.parquet
 
-    place: dict[str, int] = {}
+    place = {name: label for label, name in enumerate(dictionary or ())}
     counts: Counter = Counter()
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f"{path.name}.{os.getpid()}.part")
@@ -62,7 +65,8 @@ def write_index(rows: Iterable[Row], path: Path, more_than: int = 0, group: int 
                     writer.write_table(pyarrow.Table.from_pylist(entries, schema=schema()))
                 except (pyarrow.ArrowException, OverflowError, TypeError) as error:
                     raise ValueError(f"{path}: sizes or captions of a picture are none: {error}") from error
-            categories = [{"name": name, "negative": counts[name] > more_than} for name in place]
+            negatives = {name for name in place if counts[name] > more_than} if dictionary is None else set(dictionary)
+            categories = [{"name": name, "negative": name in negatives} for name in place]
             writer.add_key_value_metadata({"categories": json.dumps(categories)})
         os.replace(draft, path)
     finally:
@@ -169,6 +173,7 @@ class Annotated:
     vocabulary: np.ndarray | None
     ambiguous: np.ndarray
     size: tuple[int, int]  # (width, height) that the boxes are in; (0, 0): the file's own
+    place: tuple[int, int]  # (offset, size) in bytes within a tar; offset -1: a file
 
 
 class ParquetDataset:
@@ -239,19 +244,13 @@ class ParquetDataset:
             self._of("labels", index), self._of("crowd", index),
             None if len(looked_for) == 1 and looked_for[0] == ALL else looked_for, self._of("ambiguous", index),
             (int(self._fixed["width"][index]), int(self._fixed["height"][index])),
+            (int(self._fixed["offset"][index]), int(self._fixed["size"][index])),
         )  # fmt: skip
 
     def picture(self, index: int) -> np.ndarray:
         """uint8 [H, W, 3], from a folder or from within a tar."""
-        file, offset = self._of("file", index).tobytes().decode(), int(self._fixed["offset"][index])
-        path = self.images / inside(file, self.path)
-        if offset < 0:
-            return load_image(path)
-        if not path.is_file():
-            raise MissingPicture(f"the tar {path} does not exist")
-        with path.open("rb") as archive:
-            archive.seek(offset)
-            return load_image(archive.read(int(self._fixed["size"][index])))
+        known = self.annotated(index)
+        return read_picture(self.images / inside(known.file, self.path), *known.place)
 
     def read(self, index: int) -> Sample | None:
         """As `CocoDataset.read`."""

@@ -11,6 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import numpy as np
+
+from trex2_mini.images import MissingPicture, load_image
+
 # what reading a file of another form raises
 FORMLESS = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, csv.Error, EOFError, OSError)
 
@@ -60,6 +64,17 @@ def inside(file: str, what: Path) -> str:
     if path.is_absolute() or ".." in path.parts or not path.name or "\0" in file or ":" in path.parts[0]:
         raise ValueError(f"{what}: expected the name of a picture within the set's folder, got {file!r:.80}")
     return path.as_posix()
+
+
+def read_picture(path: Path, offset: int = -1, size: int = 0) -> np.ndarray:
+    """uint8 [H, W, 3] of a file, or of `size` bytes within a tar. Raises UnreadablePicture."""
+    if offset < 0:
+        return load_image(path)
+    if not path.is_file():
+        raise MissingPicture(f"the tar {path} does not exist")
+    with path.open("rb") as archive:
+        archive.seek(offset)
+        return load_image(archive.read(size))
 
 
 def take(entry: Any, keys: Sequence[str], where: str) -> list:
