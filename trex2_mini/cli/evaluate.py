@@ -20,7 +20,7 @@ PROTOCOLS = (
 @click.option("--data", default="emoji-val", help="A set's name, or a folder with annotations.json and images/.")
 @click.option(
     "--reference",
-    help="Where Visual-G draws its examples (default: the other split of a wild set, else emoji-reference).",
+    help="Where Visual-G draws its examples (default: the set's own training split, else emoji-reference).",
 )
 @click.option(
     "--protocol", required=True, type=click.Choice(PROTOCOLS),
@@ -93,7 +93,7 @@ def scorecard(checkpoint: str, source: str | None, draws: int, limit: int | None
 
 
 @command()
-@click.argument("name", type=click.Choice(["photo-wild", "emoji-wild"]))
+@click.argument("name", type=click.Choice(["photo-wild", "emoji-wild", "odinw35", "rf100"]))
 @click.option("--checkpoint", default="nano-photo", metavar="NAME|FOLDER", help="A shipped name or a folder.")
 @click.option("--examples", type=int, default=16, metavar="N", help="Pictures a category.")
 @click.option("--draws", type=int, default=3, metavar="K", help="Of examples and prompts.")
