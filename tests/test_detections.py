@@ -92,6 +92,7 @@ def test_characters_without_a_font_are_said_once(monkeypatch):
         entry for entry in font_manager.fontManager.ttflist if entry.name.startswith(("DejaVu Sans", "Last Resort"))
     ]
     monkeypatch.setattr(font_manager.fontManager, "ttflist", known)
+    monkeypatch.setattr(font_manager, "findSystemFonts", list)
     fonts_for.cache_clear()
     assert fonts_for(frozenset("aé ж")) == ["DejaVu Sans"]
     with pytest.warns(UserWarning, match="no font of this machine has '甜龘'") as said:

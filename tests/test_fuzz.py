@@ -12,13 +12,16 @@ import io
 import json
 import os
 import random
+import shutil
 import signal
 import sys
+import tarfile
 import tempfile
 import traceback
 import warnings
 from collections import Counter
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +37,7 @@ from trex2_mini.checkpoint import load_model, save_model, write_tensors
 from trex2_mini.cli import main
 from trex2_mini.config import Config
 from trex2_mini.datasets.counting import CountingDataset
+from trex2_mini.datasets.large.index import write_index
 from trex2_mini.datasets.pictures import Pictures
 from trex2_mini.datasets.registry import open_dataset
 from trex2_mini.datasets.statistics import check_pictures, statistics
@@ -44,6 +48,7 @@ from trex2_mini.model.trex2 import TRex2
 from trex2_mini.paths import read_names
 from trex2_mini.prompt_bank import PromptBank
 from trex2_mini.reproduction.batches import read_grid
+from trex2_mini.search import PhotoIndex, search
 from trex2_mini.training.batches import open_batches
 from trex2_mini.weights.hub import SharedDetector
 
@@ -924,6 +929,144 @@ def quietly(call) -> tuple[int, str]:
     return code, said.getvalue()
 
 
+# Sets of millions of pictures, search indexes, and the commands that people type
+
+PERSON = {"tag": "person", "fbox": [1, 1, 9, 9], "vbox": [1, 1, 8, 8], "extra": {"ignore": 1}}
+WORD = {"vertices": [[1, 1], [9, 1], [9, 9]], "legible": True}
+LINES = [{**WORD, "lines": [{**WORD, "words": [WORD]}]}]
+CAPTIONED = {"id": 1, "file_name": "1.png", "width": 64, "height": 64, "caption": "a cat, a dog"}
+PHRASE = {"image_id": 1, "bbox": [1, 1, 9, 9], "tokens_positive": [[2, 5]]}
+LARGE = {  # reader -> (file, what it holds)
+    "detection:objects365": ("a.json", changed(COCO, "images", 1, COCO["images"][0] | {"id": 2})),
+    "detection:crowdhuman": ("a.odgt", {"ID": "1", "gtboxes": [PERSON, {**PERSON, "tag": "mask"}]}),
+    "grounding:gold_g": ("a.json", {"images": [CAPTIONED], "annotations": [PHRASE]}),
+    "regions:hiertext": ("a.jsonl", {"image_id": "1", "image_width": 64, "image_height": 64, "paragraphs": LINES}),
+    "regions:sa_1b": ("sa_1.json", {"image": CAPTIONED, "annotations": [{"bbox": [1, 1, 9, 9], "predicted_iou": 0.9}]}),
+}
+
+
+def indexed(module: str, *source) -> None:
+    name, _, reader = module.partition(":")
+    read = getattr(import_module(f"trex2_mini.datasets.large.{name}"), reader)
+    write_index(read(*source), Path("out") / "index.parquet")
+    shutil.rmtree("out")
+
+
+@fuzz
+@given(st.data(), st.sampled_from(sorted(LARGE)))
+def test_large_sets(data, module):
+    name, tree = LARGE[module]
+    content = data.draw(mutated(tree).map(as_json) | broken(as_json(tree)))
+    with watched(f"large sets: {module}") as folder:
+        (folder / name).write_bytes(content)
+        indexed(module, folder if name.startswith("sa_") else folder / name)
+
+
+BOXES_CSV = b"ImageID,LabelName,XMin,XMax,YMin,YMax,IsGroupOf\n1,/m/1,0.1,0.5,0.1,0.5,0\n2,/m/2,0,1,0,1,1\n"
+TREE = {"LabelName": "/m/0", "Subcategory": [{"LabelName": "/m/1", "Subcategory": [{"LabelName": "/m/2"}]}]}
+
+
+@fuzz
+@given(st.just(BOXES_CSV) | broken(BOXES_CSV), broken(b"/m/1,cat\n/m/2,dog\n"), mutated(TREE))
+def test_open_images(boxes, classes, tree):
+    with watched("large sets: Open Images") as folder:
+        for name, content in {"boxes": boxes, "classes": classes, "tree": as_json(tree)}.items():
+            (folder / name).write_bytes(content)
+        indexed("detection:open_images", folder / "boxes", folder / "classes", None, folder / "tree")
+
+
+@fuzz
+@given(st.data())
+def test_shards(data):
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as archive:
+        for name, content in {"1.txt": b"a cat", "1.png": b"x", "1.json": b'{"width": 9}', "2.cls": b"0"}.items():
+            about = tarfile.TarInfo(name)
+            about.size = len(content)
+            archive.addfile(about, io.BytesIO(content))
+    content = data.draw(broken(file.getvalue()[:5120]))
+    with watched("large sets: shards") as folder:
+        (folder / "a.tar").write_bytes(content)
+        indexed("shards:web_shards", folder, ["cat"])
+
+
+@pytest.fixture(scope="module")
+def index_files(detector, tmp_path_factory) -> dict[str, bytes]:
+    """Those of a search index of the two pictures of `pictures`."""
+    folder = pictures(tmp_path_factory.mktemp("search") / "in")
+    PhotoIndex(detector, folder).update(progress=False)
+    return {path.name: path.read_bytes() for path in (folder / ".trex2-search").iterdir()}
+
+
+@fuzz
+@given(st.data(), st.sampled_from(["index.json", "pictures.jsonl", "vectors.f16"]), st.booleans())
+def test_search_indexes(detector, index_files, data, name, at_random):
+    content = data.draw(st.binary(max_size=60) if at_random else broken(index_files[name]))
+    with watched(f"search: {name}") as folder:
+        where = pictures(folder / "in") / ".trex2-search"
+        where.mkdir()
+        for file, own in (index_files | {name: content}).items():
+            (where / file).write_bytes(own)
+        index = PhotoIndex(detector, folder / "in")
+        index.update(progress=False)
+        for hit in search(index, text="cat", shortlist=data.draw(st.sampled_from([0, 2]))):
+            assert 0 <= hit.score <= 1
+            assert_sound(hit.detections, 64, 64)
+
+
+ASKED = "--text --box --point --name --bank --text-file --aliases --device --allow-other-model".split()
+LOOKED = "--negative-text --negative-box --negative-point --beta --threshold --max-detections --tiles".split()
+WRITTEN = "--json --csv --export --format --crops --class-agnostic-nms".split()
+FLAGS = {"--recursive", "--class-agnostic-nms", "--allow-other-model", "--x"}
+PEOPLES = {  # what is always given, and options of which some are given with odd values
+    "detect": ("PICTURE", ASKED + LOOKED + WRITTEN),
+    "detect several": ("FOLDER --text cat", [*ASKED, *LOOKED, "--json", "--recursive"]),
+    "count": ("FOLDER --text cat", [*ASKED, *LOOKED, "--csv", "--recursive"]),
+    "classify": ("PICTURE --box 1 1 30 30 --text cat", ["--text", "--box", "--top", "--json"]),
+    "embed": ("PICTURE --box 1 1 30 30 --out OUT", ["--box", "--point", "--name", "--out"]),
+    "embed set": ("--set SET --out OUT", ["--set", "--text", "--examples", "--seed"]),
+    "embed crops": ("--crops SET --out OUT", ["--crops", "--examples", "--seed"]),
+    "bank list": ("BANK", ["", "--x"]),
+    "bank merge": ("BANK BROKEN --out OUT", ["", "--out"]),
+    "bank drop": ("BANK a --out OUT", ["", "--out"]),
+    "video": ("CLIP --text cat --json OUT", [*ASKED, *LOOKED, "--frame", "--every", "--limit", "--json"]),
+    "search": ("FOLDER --text cat", [*ASKED, *"--image --top --shortlist --index --threshold --sheet".split()]),
+}
+peoples_words = words | st.sampled_from(["BANK", "BROKEN", "FOLDER", "CLIP", "1", "5", "30", "0.5", "cat", "dog; cat"])
+
+
+@st.composite
+def peoples_lines(draw, command):
+    always, options = PEOPLES[command]
+    line = command.split()[: 2 if command.startswith("bank") else 1] + always.split()
+    for option in draw(st.lists(st.sampled_from(options), max_size=3)):
+        count = 0 if option in FLAGS else {"box": 4, "point": 2}.get(option.replace("-", " ").split(" ")[-1], 1)
+        line += [*filter(None, [option]), *(draw(peoples_words) for _ in range(count))]
+    return line if command.startswith("bank") else [*line, "--checkpoint", "CHECKPOINT"]
+
+
+@pytest.mark.parametrize("command", PEOPLES)
+@settings(fuzz, max_examples=max(EXAMPLES // 2, 3))
+@given(st.data())
+def test_peoples_command_lines(checkpoint, place, command, data):
+    line = data.draw(peoples_lines(command))
+    with watched(f"trex2 {command}") as folder:
+        pictures(folder / "set" / "images")
+        (folder / "set" / "annotations.json").write_bytes(as_json(COCO))
+        PromptBank(["a", "b"], torch.ones(2, 32)).save(folder / "bank.safetensors")
+        (folder / "broken").write_bytes(data.draw(broken((folder / "bank.safetensors").read_bytes())))
+        own = {"CHECKPOINT": checkpoint, "SET": "set", "FOLDER": "set/images", "PICTURE": "set/images/1.png"}
+        own |= {"BANK": "bank.safetensors", "BROKEN": "broken", "CLIP": "set/images/2.png", "OUT": "out"}
+        os.chdir(folder)
+        try:
+            code, said = quietly(lambda: main([str(own.get(word, word)) for word in line]))
+        finally:
+            os.chdir(folder.parent)
+        last = said.strip().split("\n")[-1]
+        assert code == 0 or (code in (1, 2) and last.startswith("error: ") and len(last.split()) > 4), (code, said)
+        REFUSED[f"trex2 {command}"] += code != 0
+
+
 def test_count():
     """The figures of the run, which the report quotes."""
     width = max(map(len, CASES), default=0)
@@ -931,4 +1074,4 @@ def test_count():
         print(f"\n{entry:{width}s} {count:5d} cases, {REFUSED[entry]:5d} refused", end="")
     print(f"\nall {sum(CASES.values())} cases, {sum(REFUSED.values())} refused")
     if len(CASES) > 20:  # the whole file ran
-        assert sum(CASES.values()) >= 0.8 * EXAMPLES * len(CASES)
+        assert sum(CASES.values()) >= 0.6 * EXAMPLES * len(CASES)

@@ -105,6 +105,17 @@ def test_known_names(reader, name, strict):
 
 
 @pytest.mark.parametrize(
+    "asked, taught", [("Donuts", "donut"), ("churches", "church"), ("old lorries", "old lorry"), ("knife", "knife")]
+)
+def test_a_number_that_was_not_taught(reader, asked, taught, strict):
+    """The plural of a known word answers as the word, under its own name: its token was never taught."""
+    found, known = (reader.detect(squares(0).image, text=[name], score_threshold=0) for name in (asked, taught))
+    assert found.names == [asked]
+    np.testing.assert_array_equal(found.scores, known.scores)
+    assert reader.vocabulary.as_taught("three zebras") == "three zebras"  # not known in any number
+
+
+@pytest.mark.parametrize(
     "name, said",
     [
         ("甜甜圈", r"'甜甜圈' is not known to this checkpoint; it knows names such as \['donut'"),

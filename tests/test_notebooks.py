@@ -120,10 +120,17 @@ def test_valid_and_small(path):
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=relative)
 def test_exercises_have_solutions(path):
     code = [c.source for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code"]
-    exercises = sum("respond(" in source and "def respond(" not in source for source in code)
+    exercises = sum(bool(re.search(r"^(check|respond)\(", source, re.MULTILINE)) for source in code)
     solutions = path.parent / "solutions" / f"{path.stem}_solutions.ipynb"
-    assert exercises >= 2, "a notebook ends with two to four exercises whose answers are checked by respond()"
+    assert exercises >= 2, "a notebook ends with two to four exercises whose answers are checked by check()"
     assert solutions in SOLUTIONS, f"no {relative(solutions)}"
+
+
+@pytest.mark.parametrize("path", SOLUTIONS, ids=relative)
+def test_solutions_are_right(path):
+    for cell in nbformat.read(path, as_version=4).cells:
+        said = "".join(output.get("text", "") for output in cell.get("outputs", []))
+        assert "not yet" not in said and "not answered" not in said, f"{cell.source}\n{said}"
 
 
 @pytest.mark.parametrize("path", SOLUTIONS, ids=relative)

@@ -18,7 +18,10 @@ __all__ = [
     "PromptStudio",
     "TRex2",
     "__version__",
+    "load_tuned",
     "preset",
+    "search",
+    "tune",
 ]
 
 _HOME = {
@@ -29,7 +32,10 @@ _HOME = {
     "PromptCanvas": "interactive.canvas",
     "PromptStudio": "interactive.studio",
     "TRex2": "model.trex2",
+    "load_tuned": "weights.tuning",
     "preset": "config",
+    "search": "search.rank",
+    "tune": "weights.tuning",
 }
 
 

@@ -6,8 +6,6 @@ centre and size as shares of the picture; VOC whole pixels counted from 1, both 
 written whole or not at all.
 """
 
-from __future__ import annotations
-
 import datetime
 import json
 import os
@@ -22,7 +20,7 @@ from tqdm import tqdm
 
 from trex2_mini.datasets.coco import CocoDataset
 from trex2_mini.detector import Detections, Detector
-from trex2_mini.images import HEIC, LeftOut, picture_endings, picture_size
+from trex2_mini.images import LeftOut, looks_like_picture, picture_size, warn_of_heic
 from trex2_mini.names import unique_names
 from trex2_mini.paths import locked, write_text
 from trex2_mini.prompt_bank import PromptBank
@@ -43,9 +41,8 @@ def export(
     Args:
         folder: made if missing. coco: annotations.json; yolo: data.yaml and labels/*.txt; voc: Annotations/*.xml.
         found: {file name: (height, width, detections)}; COCO keeps the scores, the other two have no place for them.
-        pictures: the folder with the pictures, or {file name: path}. Given, they are linked (where that cannot be
-            done, copied) into the set,
-            so that it is complete.
+        pictures: the folder with the pictures, or {file name: path}. Given, they are linked (where that cannot be done,
+            copied) into the set, so that it is complete.
         names: these are listed first, found or not.
 
     Returns:
@@ -58,12 +55,8 @@ def export(
     if format not in FORMATS:
         raise ValueError(f"unknown format {format!r}; expected one of {', '.join(FORMATS)}")
     for name in found:
-        if (
-            PureWindowsPath(name).name != name
-            or not name.strip(".")
-            or not name.isprintable()
-            or len(name.encode()) > 200
-        ):
+        plain = PureWindowsPath(name).name == name and name.strip(".") and name.isprintable()
+        if not plain or len(name.encode()) > 200:
             raise ValueError(f"expected plain file names, got {name!r:.80}")
     stems = [Path(name).stem for name in found]
     if format != "coco" and len(set(stems)) < len(stems):
@@ -86,19 +79,9 @@ def as_coco(found: Found, names: Sequence[str]) -> dict:
     coco: dict = {"info": info, "licenses": [], "images": [], "annotations": [], "categories": categories}
     for image_id, (file, (height, width, own)) in enumerate(found.items(), 1):
         coco["images"].append({"id": image_id, "file_name": file, "height": height, "width": width})
-        for (x1, y1, x2, y2), score, label in zip(own.boxes.tolist(), own.scores.tolist(), own.labels.tolist()):
-            coco["annotations"].append(
-                {
-                    "id": len(coco["annotations"]) + 1,
-                    "image_id": image_id,
-                    "category_id": names.index(own.names[label]) + 1,
-                    "bbox": [round(v, 2) for v in (x1, y1, x2 - x1, y2 - y1)],
-                    "area": round((x2 - x1) * (y2 - y1), 2),
-                    "segmentation": [],  # pycocotools' showAnns asks for it
-                    "iscrowd": 0,
-                    "score": round(score, 4),
-                }
-            )
+        for row, label in zip(own.to_coco(image_id), own.labels):
+            number, category = len(coco["annotations"]) + 1, names.index(own.names[label]) + 1
+            coco["annotations"].append({"id": number, **row, "category_id": category})
     return coco
 
 
@@ -124,26 +107,23 @@ def _yolo(folder: Path, found: Found, names: list[str]) -> Path:
 def _voc(folder: Path, found: Found, names: list[str]) -> Path:
     for file, (height, width, own) in found.items():
         root = ElementTree.Element("annotation")
-        ElementTree.SubElement(root, "folder").text = "JPEGImages"
-        ElementTree.SubElement(root, "filename").text = file
-        size = ElementTree.SubElement(root, "size")
-        for key, value in (("width", width), ("height", height), ("depth", 3)):
-            ElementTree.SubElement(size, key).text = str(value)
+        _fill(root, folder="JPEGImages", filename=file, size={"width": width, "height": height, "depth": 3})
         for (x1, y1, x2, y2), label in zip(np.rint(own.boxes).astype(int).tolist(), own.labels.tolist()):
-            thing = ElementTree.SubElement(root, "object")
-            for key, value in (("name", own.names[label]), ("difficult", "0"), ("truncated", "0")):
-                ElementTree.SubElement(thing, key).text = value
-            box = ElementTree.SubElement(thing, "bndbox")
-            for key, value in (
-                ("xmin", x1 + 1),
-                ("ymin", y1 + 1),
-                ("xmax", max(x1 + 1, x2)),
-                ("ymax", max(y1 + 1, y2)),
-            ):
-                ElementTree.SubElement(box, key).text = str(value)
+            box = {"xmin": x1 + 1, "ymin": y1 + 1, "xmax": max(x1 + 1, x2), "ymax": max(y1 + 1, y2)}
+            _fill(root, object={"name": own.names[label], "difficult": 0, "truncated": 0, "bndbox": box})
         ElementTree.indent(root)
         write_text(folder / "Annotations" / f"{Path(file).stem}.xml", ElementTree.tostring(root, encoding="unicode"))
     return folder / "Annotations"
+
+
+def _fill(element: ElementTree.Element, **content: Any) -> None:
+    """Elements of these names, with a text or with further elements in them."""
+    for key, value in content.items():
+        own = ElementTree.SubElement(element, key)
+        if isinstance(value, dict):
+            _fill(own, **value)
+        else:
+            own.text = str(value)
 
 
 def convert(dataset: CocoDataset, out: str | Path, format: str = "coco") -> tuple[Path, dict[str, int]]:
@@ -194,11 +174,11 @@ def convert(dataset: CocoDataset, out: str | Path, format: str = "coco") -> tupl
 
 
 def bring(source: Path, target: Path) -> None:
-    """Link a picture to its place in a set, whose folder is made if missing; a copy where the file
-    system cannot link.
-    """
+    """Link a picture to its place in a set, its folder made if missing; a copy where the file system cannot link."""
     if target.exists():
-        return
+        if target.samefile(source):
+            return
+        target.unlink()  # of an earlier set, in which the name meant another picture
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         os.link(source, target)
@@ -208,18 +188,15 @@ def bring(source: Path, target: Path) -> None:
 
 def pictures_in(folder: Path, recursive: bool = False) -> list[Path]:
     """The pictures of a folder, by name; recursive: of the folders inside it too, else those are left out and warned
-    of, as is HEIC without its package. Raises ValueError where there is none.
+    of, as is HEIC without its package. What is hidden (.name) does not count. Raises ValueError where there is none.
     """
-    known, entries = picture_endings(), sorted(folder.rglob("*") if recursive else folder.iterdir())
-    found = [path for path in entries if path.suffix.lower() in known and path.is_file()]
-    if unknown := [p.name for p in entries if p.suffix.lower() in set(HEIC) - known]:
-        warnings.warn(
-            f"{folder}: {len(unknown)} left out, for want of the package pillow-heif: {', '.join(unknown[:9])}",
-            stacklevel=2,
-        )
-    inside = [
-        p.name for p in entries if not recursive and p.is_dir() and any(q.suffix.lower() in known for q in p.iterdir())
-    ]
+    if not folder.is_dir():
+        raise ValueError(f"expected a folder with pictures, and {folder} is none")
+    entries = sorted(folder.rglob("*") if recursive else folder.iterdir())
+    entries = [path for path in entries if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
+    found = [path for path in entries if looks_like_picture(path) and path.is_file()]
+    warn_of_heic(folder, entries)
+    inside = [p.name for p in entries if not recursive and p.is_dir() and any(map(looks_like_picture, p.iterdir()))]
     if found and inside:
         warnings.warn(f"{folder}: the pictures in its folders {', '.join(inside[:9])} are left out", stacklevel=2)
     if not found:
@@ -280,12 +257,12 @@ def _resume(partial: Path, asked: dict) -> dict[str, dict]:
         raise ValueError(
             f"{partial} is damaged ({type(error).__name__}: {error}); remove it, and the folder is done anew"
         ) from None
-    if done and done[0] != asked:
+    if len(done) > 1 and done[0] != asked:
         raise ValueError(
             f"{partial} was begun with other prompts, pictures or weights; remove it, or choose another file for the"
             " result"
         )
-    write_text(partial, "".join(json.dumps(record) + "\n" for record in done or [asked]))
+    write_text(partial, "".join(json.dumps(record) + "\n" for record in [asked, *done[1:]]))
     return seen
 
 

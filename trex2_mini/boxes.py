@@ -3,8 +3,6 @@
 GIoU is torchvision's; `box_convert` too. Here is only what torchvision does not have.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -58,8 +56,7 @@ def check_boxes(boxes, height: int, width: int, what: str = "boxes") -> np.ndarr
 
 def check_points(points, height: int, width: int, what: str = "points") -> np.ndarray:
     """A user's points as float32 [K, 2] xy pixels. Raises ValueError for a wrong shape, NaN, points in 0..1 instead of
-    pixels and points outside the image.
-    """
+    pixels and points outside the image."""
     array = _numbers(points, 2, what)
     if (array % 1).any():
         _not_fractions(array, height, width, what)

@@ -4,8 +4,6 @@ A model is a folder: `model.safetensors` (weights, half precision when shipped),
 beside them.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 import shutil
@@ -22,6 +20,8 @@ from trex2_mini.model.trex2 import TRex2
 from trex2_mini.paths import REPOSITORY, write_text
 
 SHIPPED = REPOSITORY / "data" / "checkpoints"
+TOKENS = "text_prompt_encoder.tower.token_embedding.weight"
+ROWS = "text_prompt_encoder.tower.token_embedding.rows"  # of TOKENS, those that are in the file
 
 
 class CheckpointError(ValueError):
@@ -80,7 +80,7 @@ def save_model(
     """
     whole = {**model.state_dict(), **(weights or {})}
     tensors = {k: v.half() if half and v.is_floating_point() else v for k, v in whole.items()}
-    write_tensors(folder / "model.safetensors", tensors)
+    write_tensors(folder / "model.safetensors", _without_empty_rows(tensors))
     write_text(folder / "config.json", config.to_json())
 
 
@@ -101,8 +101,27 @@ def load_model(source: str | Path) -> tuple[TRex2, Config, Path]:
     path = folder / "model.safetensors"
     tensors, _ = read_tensors(path)
     model = TRex2(config.model, pretrained=False)
-    load_weights(model, tensors, str(path))
+    load_weights(model, _with_empty_rows(tensors, config.model.text.vocab_size, path), str(path))
     return model.eval(), config, path
+
+
+def _without_empty_rows(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The table of tokens without its rows of zeros, and which rows are left: CLIP's 49,408 tokens are half of a small
+    checkpoint, and a small tower was taught few of them (`weights.slim`).
+    """
+    kept = tensors[TOKENS].any(1) if TOKENS in tensors else torch.ones(1, dtype=torch.bool)
+    return tensors if kept.all() else {**tensors, TOKENS: tensors[TOKENS][kept], ROWS: kept.nonzero()[:, 0].int()}
+
+
+def _with_empty_rows(tensors: dict[str, Tensor], rows: int, path: Path) -> dict[str, Tensor]:
+    """The whole table again. Raises CheckpointError."""
+    if ROWS not in tensors or TOKENS not in tensors:
+        return tensors
+    kept, table = tensors[ROWS].long(), tensors[TOKENS]
+    if kept.shape != table.shape[:1] or kept.unique().shape != kept.shape or kept.min() < 0 or kept.max() >= rows:
+        raise CheckpointError(f"{path}: expected {ROWS!r} to name {len(table)} different rows of {rows}")
+    whole = table.new_zeros(rows, *table.shape[1:]).index_copy(0, kept, table)
+    return {key: own for key, own in tensors.items() if key != ROWS} | {TOKENS: whole}
 
 
 def load_weights(model: torch.nn.Module, tensors: dict[str, Tensor], source: str) -> None:
@@ -130,8 +149,7 @@ def shipped() -> list[str]:
 
 def state_hash(model: torch.nn.Module) -> str:
     """16 hex digits that tell a model's weights from others: of their SHA-256 at half precision, so that a model and
-    its shipped file agree.
-    """
+    its shipped file agree."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         value = tensor.detach().cpu()

@@ -17,6 +17,8 @@ from typing import Annotated
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
+from trex2_mini.paths import read_text
+
 
 def _faults(error: ValidationError, where: str) -> str:
     """A line a fault: the field, what was expected, what came."""
@@ -187,10 +189,7 @@ class Config:
 
     @classmethod
     def load(cls, path: str | Path) -> Config:
-        try:
-            return cls.from_json(Path(path).read_text(encoding="utf-8"), str(path))
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{path} is no text ({error}); expected what Config.to_json writes") from None
+        return cls.from_json(read_text(Path(path)), str(path))
 
 
 _KINDS = {"model": ModelConfig, "train": TrainConfig, "text": TextTowerConfig}

@@ -108,18 +108,12 @@ class Detections:
 
     def to_coco(self, image_id: int = 1) -> list[dict]:
         """COCO annotations of one picture: bbox [x, y, width, height] in pixels; categories count from 1 in `names`."""
-        return [
-            {
-                "image_id": image_id,
-                "category_id": int(label) + 1,
-                "bbox": [round(v, 2) for v in (x1, y1, x2 - x1, y2 - y1)],
-                "area": round((x2 - x1) * (y2 - y1), 2),
-                "iscrowd": 0,
-                "segmentation": [],
-                "score": round(float(score), 4),
-            }
-            for (x1, y1, x2, y2), score, label in zip(self.boxes.tolist(), self.scores, self.labels)
-        ]
+        rows = []
+        for (x1, y1, x2, y2), score, label in zip(self.boxes.tolist(), self.scores.tolist(), self.labels.tolist()):
+            row = {"image_id": image_id, "category_id": label + 1, "score": round(score, 4)}
+            row |= {"bbox": [round(v, 2) for v in (x1, y1, x2 - x1, y2 - y1)], "area": round((x2 - x1) * (y2 - y1), 2)}
+            rows.append(row | {"iscrowd": 0, "segmentation": []})  # pycocotools' showAnns asks for the last
+        return rows
 
     def crops(self, image: Any) -> list[np.ndarray]:
         """The part of `image` (anything `load_image` takes) in each box, uint8 [h, w, 3], at least a pixel each way."""

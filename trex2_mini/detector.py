@@ -29,7 +29,7 @@ from trex2_mini.boxes import check_boxes, check_points, xyxy_to_normalized
 from trex2_mini.checkpoint import load_model, state_hash
 from trex2_mini.config import Config
 from trex2_mini.detections import Detections, top_detections
-from trex2_mini.images import load_image, load_reduced, to_image
+from trex2_mini.images import load_reduced, to_image
 from trex2_mini.layers.deformable_attention import compile_attention
 from trex2_mini.model.image_encoder import ImageFeatures
 from trex2_mini.model.trex2 import TRex2
@@ -65,10 +65,9 @@ class Detector:
         return state_hash(self.model)
 
     @classmethod
-    def load(cls, source: str | Path = "nano-emoji", device: str | None = None) -> Detector:
+    def load(cls, source: str | Path = "nano-photo", device: str | None = None) -> Detector:
         """source: a folder with model.safetensors and config.json, or the name of a checkpoint that comes with the
-        repository.
-        """
+        repository: nano-photo for photographs, nano-emoji for drawings."""
         model, config, path = load_model(source)
         detector = cls(model, config, device)
         detector.vocabulary = Vocabulary.load(path.parent)
@@ -83,16 +82,14 @@ class Detector:
 
     def compile(self) -> Detector:
         """The same detector with its attention fused by torch.compile; see `compile_attention` for what that needs and
-        costs.
-        """
+        costs."""
         compile_attention(self.model)
         return self
 
     @torch.inference_mode()
     def encode(self, image: Any) -> EncodedImage:
         """image: anything `images.load_image` takes (a path, an address, bytes, a PIL picture, an array, a tensor).
-        Raises ValueError, and FileNotFoundError where a path leads nowhere.
-        """
+        Raises ValueError, and FileNotFoundError where a path leads nowhere."""
         array, (height, width) = load_reduced(image, self.config.model.short_side)
         return EncodedImage(self.model.encode_images([self._prepare(array)]), height, width)
 
@@ -101,12 +98,12 @@ class Detector:
         if isinstance(images, (str, Path, bytes)) or not len(images):
             raise ValueError(f"expected a list of at least one picture, got {images!r:.80}")
         with torch.inference_mode():
-            return self.model.encode_images([self._prepare(load_image(image)) for image in images])
+            short = self.config.model.short_side
+            return self.model.encode_images([self._prepare(load_reduced(image, short)[0]) for image in images])
 
     def _prepare(self, array: np.ndarray) -> Tensor:
         """To [3, h, w] in 0..1, scaled as the model was trained: short side first, unless the long side would become
-        too long.
-        """
+        too long."""
         image = to_image(array).to(self.device)
         height, width = array.shape[:2]
         scale = min(self.config.model.short_side / min(height, width), self.config.model.long_side / max(height, width))
@@ -306,8 +303,7 @@ class Detector:
     @torch.inference_mode()
     def classify(self, image: Any, boxes: Sequence, names: str | Sequence[str]) -> tuple[list[str], np.ndarray]:
         """Region classification: the best of the C different `names` for each box [x1, y1, x2, y2], and probabilities
-        [K, C] that sum to 1.
-        """
+        [K, C] that sum to 1."""
         encoded = self._encoded(image)
         names = unique_names(names)
         checked = self._boxes(encoded, boxes, "boxes")
@@ -322,8 +318,12 @@ class Detector:
         for phrase in dict.fromkeys(phrase for own in phrases for phrase in own) if self.vocabulary else ():
             if said := self.vocabulary.advice(phrase):
                 warnings.warn(said, stacklevel=5)
-        vectors = self.model.encode_text([phrase for own in phrases for phrase in own])
+        vectors = self.encode_text([phrase for own in phrases for phrase in own])
         return torch.stack([own.mean(0) for own in vectors.split([len(own) for own in phrases])])
+
+    def encode_text(self, names: Sequence[str]) -> Tensor:
+        """T [C, D] of names, their words in the number that the tower was taught (see `Vocabulary.as_taught`)."""
+        return self.model.encode_text([self.vocabulary.as_taught(name) for name in names] if self.vocabulary else names)
 
     def _encoded(self, image: Any) -> EncodedImage:
         return image if isinstance(image, EncodedImage) else self.encode(image)
@@ -352,9 +352,8 @@ class Detector:
 
 def _by_name(given: Any) -> Mapping[str, Any]:
     """Boxes or points as {name: ...}; without a name they are DEFAULT_NAME's. Raises ValueError for names that
-    are no text.
-    """
+    are no text."""
     given = given if isinstance(given, Mapping) else {DEFAULT_NAME: given}
     if given:
-        check_names(given)
+        check_names(list(given))
     return given

@@ -1,11 +1,9 @@
 """Reading pictures, whatever they are, as uint8 RGB arrays; and as the tensors that the model takes."""
 
-from __future__ import annotations
-
 import io
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
@@ -104,6 +102,12 @@ def picture_size(path: str | Path) -> tuple[int, int]:
         return _upright_size(picture)
 
 
+def is_turned(path: str | Path) -> bool:
+    """Whether its EXIF mark makes a picture's width its height. Raises UnreadablePicture."""
+    with _opened(path) as picture:
+        return _upright_size(picture) != picture.size
+
+
 def _upright_size(picture: Image.Image) -> tuple[int, int]:
     return picture.size[::-1] if picture.getexif().get(ExifTags.Base.Orientation, 1) >= 5 else picture.size
 
@@ -188,7 +192,7 @@ def _pixels(picture: Image.Image, side: int | None, keep: bool) -> tuple[np.ndar
     largest = getattr(picture, "tag_v2", {}).get(281)  # TIFF's MaxSampleValue
     picture = ImageOps.exif_transpose(picture) if keep else ImageOps.exif_transpose(picture, in_place=True) or picture
     if picture.mode.startswith("I"):  # 16-bit greyscale; Pillow may hand it out as 32-bit
-        return _sixteen_bit(np.clip(np.asarray(picture), 0, 65535).astype(np.uint16), largest), (height, width)
+        return _sixteen_bit(np.maximum(np.asarray(picture), 0), largest), (height, width)
     if picture.mode == "F":
         return np.asarray(picture), (height, width)
     if picture.mode == "La":
@@ -203,14 +207,14 @@ def _pixels(picture: Image.Image, side: int | None, keep: bool) -> tuple[np.ndar
 
 
 def _sixteen_bit(array: np.ndarray, largest: int | tuple | None = None) -> np.ndarray:
-    """uint16 as uint8. The largest value is `largest` (from the file's head), else the end of the 8 to 14 bits, or 16,
-    that the values need: cameras and microscopes write 10 to 14 bits into 16.
+    """uint16, or int32 of at least 0, as uint8. The largest value is `largest` (from the file's head), else the end of
+    the 8 to 14 bits, 16 or more that the values need: cameras and microscopes write 10 to 14 bits into 16.
     """
     largest = max(largest) if isinstance(largest, tuple) and largest else largest
     if not isinstance(largest, int) or not 0 < largest <= 65535:
         bits = int(array.max(initial=0)).bit_length()
-        largest = 65535 if bits > 14 or not bits else 2 ** max(bits, 8) - 1
-    if largest < 65535:
+        largest = 65535 if 14 < bits <= 16 or not bits else 2 ** max(bits, 8) - 1
+    if largest != 65535:
         warnings.warn(f"a 16-bit picture whose values end at {largest} is taken as one of that range", stacklevel=2)
     return np.round(np.minimum(array / float(largest), 1) * 255).astype(np.uint8)
 
@@ -241,7 +245,8 @@ def _eight_bit(array: np.ndarray) -> np.ndarray:
             )
         return np.round(np.clip(array, 0, 1) * 255).astype(np.uint8)
     raise ValueError(
-        f"expected uint8, uint16, bool or float in 0..1, got {array.dtype}; cast it with array.astype(np.uint8)"
+        f"expected uint8, uint16, bool or float in 0..1, got {array.dtype}; cast it with array.astype(np.uint8) where "
+        "its values end at 255, else with np.uint16"
     )
 
 
@@ -258,6 +263,19 @@ def _over_white(array: np.ndarray) -> np.ndarray:
 def picture_endings() -> set[str]:
     """Of the files that can be read: ".jpg", ".tif", ..."""
     return {ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+
+
+def looks_like_picture(path: Path) -> bool:
+    """By its name: of a known ending, and not hidden (macOS writes ._a.jpg beside a.jpg)."""
+    return path.suffix.lower() in picture_endings() and not path.name.startswith(".")
+
+
+def warn_of_heic(folder: Path, paths: Iterable[Path]) -> None:
+    """Says how many of the paths cannot be read for want of pillow-heif."""
+    unknown = [path.name for path in paths if path.suffix.lower() in set(HEIC) - picture_endings()]
+    if unknown:
+        said = f"{folder}: {len(unknown)} left out, for want of the package pillow-heif"
+        warnings.warn(f"{said}: {', '.join(unknown[:9])}", stacklevel=3)
 
 
 def to_image(array: np.ndarray) -> Tensor:

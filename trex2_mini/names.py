@@ -8,12 +8,15 @@ import re
 import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from trex2_mini.paths import read_json, write_text
 
-# comma, semicolon, their full-width, ideographic and Arabic forms, a new line, a dot between spaces or at the end
-_END = r"(?:[,;，；、،\r\n]|(?<!\S)\.(?=\s|$)|$)"
+# comma, semicolon, their full-width, ideographic and Arabic forms, an ideographic full stop, a bar, a new line,
+# a dot between spaces or at the end
+_END = r"(?:[,;，；、،。|\r\n]|(?<!\S)\.(?=\s|$)|$)"
+_WORD = re.compile(r"[^\W_]+")
 _PART = re.compile(rf'\s*(?:"([^"]*)"\s*(?={_END})|(.*?)){_END}', re.DOTALL)
 
 
@@ -31,7 +34,7 @@ def check_names(names: str | Iterable[str]) -> list[str]:
     """One or several names, tidied; as many as were given, also where two are the same.
 
     Args:
-        names: a list; or text in which commas, semicolons, new lines or " . " separate names ("cat, dog",
+        names: a list; or text in which commas, semicolons, bars, new lines or " . " separate names ("cat, dog",
             "donut . lime ."). A name that holds a separator stands in a list, or in double quotes.
 
     Raises:
@@ -65,8 +68,7 @@ def split_names(text: str) -> list[str]:
 @dataclass(frozen=True)
 class Vocabulary:
     """What a text tower was taught: whole names, and the words in them and in what else it has read (vocabulary.json
-    beside a checkpoint's weights). A tower of CLIP's has none: it has read nearly everything.
-    """
+    beside a checkpoint's weights). A tower of CLIP's has none: it has read nearly everything."""
 
     names: tuple[str, ...]
     words: frozenset[str]
@@ -82,15 +84,35 @@ class Vocabulary:
 
     def unknown(self, name: str) -> list[str]:
         """The words of a name that are not known, in any of their English numbers; of Latin ones those of up to two
-        letters count as known.
-        """
+        letters count as known."""
         return [
             word for word in _words(name) if not (self.words & _numbers(word) or (len(word) < 3 and word.isascii()))
         ]
 
+    @cached_property
+    def _keys(self) -> dict[str, str]:
+        return {name_key(known): known for known in self.names}
+
+    def as_taught(self, name: str) -> str:
+        """The name in the number that was taught: "pills" -> "pill" where that is a known name, else word by word, "two
+        cats" -> "two cat" where "cats" is no known word: its token was never taught, and reads as something else.
+        """
+        if (key := name_key(name)) in self._keys:
+            return name
+        *before, last = key.split(" ")
+        numbers = {" ".join([*before, own]) for own in _numbers(last)} & self._keys.keys()
+        if len(numbers) == 1:
+            return self._keys[numbers.pop()]
+
+        def taught(match: re.Match) -> str:
+            forms = {match[0]} if match[0] in self.words else self.words & _numbers(match[0])
+            return max(forms, key=lambda form: (len(form), form)) if forms else match[0]
+
+        return _WORD.sub(taught, key)
+
     def nearest(self, name: str) -> list[str]:
         """Up to three known names that are spelled alike."""
-        keys = {name_key(known): known for known in self.names}
+        keys = self._keys
         return [keys[key] for key in difflib.get_close_matches(name_key(name), list(keys), n=3, cutoff=0.6)]
 
     def advice(self, name: str) -> str | None:
@@ -136,7 +158,7 @@ def read_aliases(source: str | Path | Mapping[str, str | list[str]]) -> dict[str
 
 
 def _words(phrase: str) -> list[str]:
-    return re.findall(r"[^\W_]+", name_key(phrase))
+    return _WORD.findall(name_key(phrase))
 
 
 def _numbers(word: str) -> set[str]:

@@ -1,13 +1,11 @@
 """Where things lie on disk. Paths come from here, never from the working directory."""
 
-from __future__ import annotations
-
 import codecs
 import json
 import os
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +33,10 @@ def read_text(path: Path, declared: str | None = None) -> str:
         raise FileNotFoundError(f"the file {path} does not exist")
     content = path.read_bytes()
     marked = "utf-16" if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
+    if declared and (text := _plainly_utf8(content)):
+        if declared.lower().replace("-", "") != "utf8":
+            warnings.warn(f"{path} says that it is {declared}, but is UTF-8; it was read as that", stacklevel=2)
+        return text
     declared = "gb18030" if (declared or "").lower() in ("gb2312", "gbk") else declared  # what is written in their name
     for encoding in [declared, marked, "gb18030"] if declared else [marked, "gb18030"]:
         try:
@@ -45,6 +47,15 @@ def read_text(path: Path, declared: str | None = None) -> str:
             warnings.warn(f"{path} is not UTF-8 and was read as GB18030 (Chinese); save it as UTF-8", stacklevel=2)
         return text.removeprefix("\ufeff")
     raise ValueError(f"{path} is no text in UTF-8, UTF-16 or GB18030; save it as UTF-8")
+
+
+def _plainly_utf8(content: bytes) -> str | None:
+    """The text, where it can hardly be of another encoding: with characters that take three bytes or more."""
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeError:
+        return None
+    return text if max(text, default="") > "\u07ff" else None
 
 
 def read_names(source: str | Path) -> list[str]:
@@ -87,14 +98,17 @@ def locked(path: Path, otherwise: str) -> Iterator[None]:
 
 def write_text(path: Path, text: str) -> None:
     """Write a file whole or not at all, in UTF-8 and with "\\n" on every system; its folder is made if missing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         draft.write_text(text, encoding="utf-8", newline="\n")
         os.replace(draft, path)
+    except OSError as error:
+        raise type(error)(f"{path} cannot be written ({error.strerror}); choose another place") from None
     except UnicodeEncodeError as error:  # half of a surrogate pair, from an escape in a JSON file
         raise ValueError(
             f"{path}: expected text that UTF-8 can hold, and a name or phrase in it is none: {error}"
         ) from None
     finally:
-        draft.unlink(missing_ok=True)
+        with suppress(OSError):
+            draft.unlink()

@@ -28,8 +28,7 @@ def one_of_many(device: str = "cpu") -> Iterator[bool]:
     process.
 
     Each process of a machine gets a GPU of its own, where there are any: "cuda" means that one. device: what the
-    tensors that are exchanged
-    lie on; those on a GPU go by nccl, others by gloo.
+    tensors that are exchanged lie on; those on a GPU go by nccl, others by gloo.
     """
     started = int(os.environ.get("WORLD_SIZE", 1)) > 1
     if started:

@@ -60,8 +60,7 @@ class PromptBank:
     @classmethod
     def load(cls, path: str | Path) -> PromptBank:
         """A file of `save` or `save_official`; the latter keeps no name, so the file's own (without the ending) is
-        taken. Raises CheckpointError.
-        """
+        taken. Raises CheckpointError."""
         tensors, metadata = read_tensors(Path(path).expanduser(), "prompt bank")
         if not (weights := metadata.get("weights", "")) and tensors.keys() & {"embeddings", "visual_embedding"}:
             warnings.warn(
@@ -104,8 +103,7 @@ class PromptBank:
 
     def vectors_for(self, weights: str, dim: int, allow_other_model: bool = False) -> Tensor:
         """`embeddings`, for the model of that hash and width. Raises ValueError where another one made them;
-        allow_other_model: only where the width is another.
-        """
+        allow_other_model: only where the width is another."""
         if self.embeddings.ndim != 2 or self.embeddings.shape != (len(self.names), dim):
             raise ValueError(
                 f"expected a prompt bank of shape [{len(self.names)}, {dim}], got {tuple(self.embeddings.shape)}; "
@@ -115,7 +113,8 @@ class PromptBank:
             raise ValueError(
                 f"the prompt bank of {', '.join(self.names[:3])} was made by a model with other weights "
                 f"({self.weights}; this one has {weights}), and means nothing to this one; embed the examples again "
-                "with this model, load that model, or insist with allow_other_model=True (--allow-other-model)"
+                "with this model, load that model (a tuned bank's by weights.tuning.load_tuned), or insist with "
+                "allow_other_model=True (--allow-other-model)"
             )
         return self.embeddings
 

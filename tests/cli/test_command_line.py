@@ -177,7 +177,7 @@ def test_peak_memory_where_it_cannot_be_known(monkeypatch):
 def test_demo(tmp_path, capsys):
     assert main(["demo", "--out", str(tmp_path / "demo")]) == 0
     assert "objects found" in capsys.readouterr().out
-    assert {"00_quickstart.ipynb", "00_quickstart.html", "hero.png", "metrics.json"} <= {
+    assert {"00_quickstart.ipynb", "00_quickstart.html", "index.html", "hero.png", "metrics.json"} <= {
         path.name for path in (tmp_path / "demo").iterdir()
     }
 
@@ -213,4 +213,5 @@ def test_search_ranks_a_folder_writes_a_page_and_measures(checkpoint, squares_se
     assert result["text"]["shortlist"] == result["text"]["everything"] and result["text"]["kept"]["30"] == 1
     assert "index" in capsys.readouterr().out
     assert main(["search", str(pictures), *options[:2]]) == 1
+    assert not (pictures / ".trex2-search").exists()
     assert "no prompt" in capsys.readouterr().err

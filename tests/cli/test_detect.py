@@ -85,6 +85,18 @@ def test_json_of_one_picture_and_its_size(run, tree, tmp_path):
     assert same.mean() > 0.3  # pixels that nothing was drawn over are the picture's own
 
 
+def test_a_tuned_bank(run, tree, squares_set, tmp_path):
+    """It says what helped on pictures that were held back; `detect` takes the decoder that lies beside the bank."""
+    out = tmp_path / "mine.safetensors"
+    printed = run("embed --tune --seed 1 --examples 3 --set", squares_set, "--out", out)
+    assert "AP on held-back pictures (3 pictures, 3 parts" in printed and NAMES[0] in printed
+    run("detect --threshold 0", tree / "a.png", "--bank", out, "--json", tmp_path / "a.json")
+    assert json.loads((tmp_path / "a.json").read_text())["detections"]
+    assert "--tune learns from a labelled set" in run(
+        "embed --tune --box 1 1 9 9", tree / "a.png", "--out", out, status=2
+    )
+
+
 def test_negatives_take_from_scores(run, tree):
     def best(*more):
         return float(run("detect --threshold 0 --box 5 5 20 20", tree / "a.png", *more).splitlines()[0][24:30])
@@ -182,7 +194,7 @@ def test_banks_from_a_picture_a_set_and_crops(run, tree, squares_set, checkpoint
     assert sorted(PromptBank.load(whole).names) == sorted(NAMES)
     run("bank drop", whole, "Red  Square, blue square", "--out", whole)
     assert sorted(PromptBank.load(whole).names) == ["green square", "yellow square"]
-    assert "has no cat" in run("bank drop", whole, "cat", "--out", whole, status=1)
+    assert "has no 'cat'" in run("bank drop", whole, "cat", "--out", whole, status=1)
 
     for index in range(3):
         sample = squares(index)

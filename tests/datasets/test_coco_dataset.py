@@ -106,7 +106,7 @@ def test_no_json_and_no_file(folder):
 def test_unknown_sets_are_refused_in_words(tmp_path, monkeypatch):
     monkeypatch.setenv("TREX2_DATA", str(tmp_path))
     assert data_root() == tmp_path
-    with pytest.raises(FileNotFoundError, match="expected one of emoji-val"):
+    with pytest.raises(FileNotFoundError, match=r"expected a folder with .* such as emoji-val"):
         open_dataset("emoji-vall")
     with pytest.raises(FileNotFoundError, match="coco-val2017 needs"):
         open_dataset("coco-val2017")

@@ -6,11 +6,13 @@ import subprocess
 import sys
 from collections import Counter, defaultdict
 
+import emoji_family
 import numpy as np
 import pytest
+from emoji_family import contact_sheet, statistics
 from pycocotools.coco import COCO
 
-from trex2_mini.datasets.emoji.family import contact_sheet, statistics, table
+from trex2_mini.datasets.emoji.family import table
 from trex2_mini.datasets.emoji.formats import FREQUENCY_SCENES, phrase, training_counts
 from trex2_mini.datasets.emoji.pictures import FRAMES, draw
 from trex2_mini.datasets.emoji.sets import EMOJI_SETS, make_emoji_set, plan
@@ -429,8 +431,6 @@ def test_sa_boxes_are_a_nameless_part_of_the_truth(made):
 
 
 def test_contact_sheet_shows_the_pictures(made, monkeypatch):
-    from trex2_mini.datasets.emoji import family as emoji_family
-
     monkeypatch.setattr(emoji_family, "make_emoji_set", lambda name, root=None: made(name))
     sheet = contact_sheet("emoji-wild-grey/val", count=2, height=60)
     assert sheet.height == 74 and sheet.width > 120

@@ -81,7 +81,7 @@ REFUSED = {
     "an unlisted image": (change("annotations", 0, image_id=9), "image_id 9"),
     "an annotation without bbox": (change("annotations", 0, remove="bbox"), "lacks 'bbox'"),
     "a bbox of three numbers": (box(1, 2, 3), "bbox must be"),
-    "a bbox of words": (box("1", "2", "3", "4"), "bbox must be"),
+    "a bbox of words": (box("one", "2", "3", "4"), "bbox must be"),
     "a bbox that is null": (change("annotations", 0, bbox=None), "bbox must be"),
     "a bbox with null": (box(1, None, 3, 4), "bbox must be"),
 }  # fmt: skip

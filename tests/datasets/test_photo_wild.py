@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import photo_wild
 import pytest
+from photo_wild import ALIKE, SETS, SPLITS, alikeness, choose, scenes, thumbnail
 from PIL import Image
 
-from trex2_mini.datasets import photo_wild
-from trex2_mini.datasets.photo_wild import ALIKE, FOLDER, PHOTO_WILD, SETS, SPLITS, alikeness, choose, scenes, thumbnail
-from trex2_mini.datasets.registry import open_dataset, reference_of, suites
+from trex2_mini.datasets.registry import PHOTO_WILD, open_dataset, reference_of, suites
+from trex2_mini.datasets.registry import PHOTO_WILD_FOLDER as FOLDER
 from trex2_mini.datasets.statistics import check_pictures
 from trex2_mini.paths import REPOSITORY, read_json
 
@@ -34,6 +35,10 @@ def test_a_set_is_sound_and_its_boxes_lie_in_its_pictures(name):
     listed = {image["file_name"] for image in dataset.coco["images"]}
     assert listed == {path.name for path in dataset.images.iterdir()} and 16 <= len(listed) <= 40
     assert {a["category_id"] for a in dataset.coco["annotations"]} == set(dataset.category_ids)
+
+
+def test_the_tool_and_the_registry_know_the_same_sets():
+    assert [f"photo-wild-{name}/{split}" for name in SETS for split in SPLITS] == list(PHOTO_WILD)
 
 
 @pytest.mark.parametrize("name", SETS)

@@ -2,11 +2,13 @@
 restart.
 
 The pictures of each step go to runs/browser/, where CI keeps them. Skipped, saying why, where Chromium or playwright is
-missing.
+missing. The README's animation is drawn by
+    TREX2_RECORD=data/studio.webp python -m pytest tests/interactive/test_browser.py -k record
 """
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -20,10 +22,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pytest
 import torch
+from nbformat.v4 import new_code_cell, new_notebook
 from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
+from PIL import Image
+from skimage import data
 from torchvision.ops import box_iou
 
 from trex2_mini.paths import REPOSITORY, data_root
@@ -96,11 +102,11 @@ def _until_it_answers(address: str, server: subprocess.Popen, log: Path) -> None
 class Person:
     """Somebody before the screen, with the notebook open."""
 
-    def __init__(self, page, address: str):
+    def __init__(self, page, address: str, notebook: str = NOTEBOOK.name):
         self.page, self.errors = page, []
         page.set_default_timeout(1000 * PATIENCE)
         page.on("pageerror", lambda error: self.errors.append(str(error)))
-        page.goto(f"{address}/lab/tree/{NOTEBOOK.name}")
+        page.goto(f"{address}/lab/tree/{notebook}")
         page.wait_for_selector(".jp-Notebook .jp-Cell")
         self.until_idle()
 
@@ -271,3 +277,87 @@ def test_draw_look_refine_keep(lab, person):
     until(lambda: person.found() == shown, "the same detections")
     person.look("6 after a restart")
     assert saved(folder) == last and not person.errors
+
+
+RECORD = os.environ.get("TREX2_RECORD")
+EXAMPLE, LARGE = [134, 110, 173, 145], (335, 44)  # coins, on the photograph that comes with scikit-image
+POINTER = """() => { const dot = document.createElement('div');
+dot.style = 'position:fixed; width:14px; height:14px; border-radius:50%; background:#e0218acc; z-index:9999';
+dot.style.pointerEvents = 'none';
+document.body.append(dot);
+const follow = event => { dot.style.left = `${event.clientX - 7}px`; dot.style.top = `${event.clientY - 7}px`; };
+document.addEventListener('mousemove', follow, true); }"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not RECORD, reason="TREX2_RECORD=FILE.webp records the README's animation")
+def test_record(lab):
+    """A box, its answer, the threshold, a negative; then Chinese names and the search tab, as pictures."""
+    address, folder = lab
+    source = "from trex2_mini import Detector\nfrom trex2_mini.interactive.studio import PromptStudio\n"
+    source += "PromptStudio(Detector.load('nano-photo'), 'album', ['coin'])"
+    (folder / "album").mkdir()
+    Image.fromarray(data.coins()).save(folder / "album" / "a coins.png")  # the first to be shown
+    for name in ("coffee", "chelsea", "rocket", "astronaut"):
+        Image.fromarray(getattr(data, name)()).save(folder / "album" / f"{name}.jpg")
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3"}}
+    nbformat.write(new_notebook(cells=[new_code_cell(source)], metadata=kernel), folder / "studio.ipynb")
+    PICTURES.mkdir(parents=True, exist_ok=True)
+    frames: list[tuple[Image.Image, int]] = []
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        person = Person(page := browser.new_page(viewport={"width": 1000, "height": 1150}), address, "studio.ipynb")
+        page.evaluate("jupyterapp.commands.execute('application:toggle-left-area')")
+        person.run()
+        page.evaluate(POINTER)
+        person.studio.evaluate("studio => studio.scrollIntoView({block: 'start'})")
+
+        def frame(milliseconds: int) -> None:
+            top, end = person.studio.bounding_box(), person.find(".trex-studio-timing").bounding_box()
+            clip = {key: top[key] for key in ("x", "y", "width")} | {"height": end["y"] + end["height"] - top["y"]}
+            picture = Image.open(io.BytesIO(page.screenshot(clip=clip))).convert("RGB")
+            picture = picture.resize((900, round(900 * picture.height / picture.width)))
+            frames.append((picture.crop((0, 0, *frames[0][0].size)) if frames else picture, milliseconds))
+
+        def drag(start, end, steps: int) -> None:
+            page.mouse.move(*start)
+            page.mouse.down()
+            for share in np.linspace(0, 1, steps + 1)[1:]:
+                page.mouse.move(*(a + share * (b - a) for a, b in zip(start, end)))
+                frame(120)
+            page.mouse.up()
+
+        frame(1200)
+        drag(person.place(*EXAMPLE[:2]), person.place(*EXAMPLE[2:]), 6)
+        until(lambda: "round 1" in person.find(".trex-studio-timing").inner_text(), "the first answer")
+        frame(2500)
+        own = person.find(".trex-studio-threshold .noUi-handle").bounding_box()
+        handle = own["x"] + own["width"] / 2, own["y"] + own["height"] / 2
+        drag(handle, (handle[0] - 30, handle[1]), 6)
+        frame(2000)
+        person.find(".trex-sign").click()
+        frame(700)
+        page.mouse.click(*person.place(*LARGE))
+        until(lambda: "1 negative" in person.find(".trex-studio-timing").inner_text(), "the second answer")
+        frame(3500)
+        first, *more = (picture for picture, _ in frames)
+        times = [milliseconds for _, milliseconds in frames]
+        first.save(RECORD, save_all=True, append_images=more, duration=times, loop=0, quality=70)
+        page.screenshot(path=PICTURES / "record.png")
+
+        # names of any script, and the search tab
+        person.find(".trex-sign").click()
+        person.find(".trex-new-category").fill("硬币")
+        person.find(".trex-add-category").click()
+        person.draw(*EXAMPLE)
+        until(lambda: "硬币" in person.find(".trex-studio-counts").inner_text(), "detections with a Chinese name")
+        person.look("Chinese names")
+        page.get_by_text("Find this in a folder").click()
+        person.find(".trex-studio-search-folder input").fill(str(folder / "album"))
+        person.find(".trex-studio-search-folder input").press("Tab")
+        person.find("button.trex-studio-search").click()
+        until(lambda: "newly indexed" in person.find(".trex-studio-message").inner_text(), "the answer of the search")
+        person.find(".trex-studio-search-found").scroll_into_view_if_needed()
+        page.screenshot(path=PICTURES / "search tab.png")
+        browser.close()
+    assert Path(RECORD).stat().st_size < 3_000_000 and len(frames) > 10 and not person.errors

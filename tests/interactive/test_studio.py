@@ -26,6 +26,7 @@ from trex2_mini.images import load_image
 from trex2_mini.interactive import session
 from trex2_mini.interactive.canvas import LONGEST_SIDE, PromptCanvas, as_annotations, undecided
 from trex2_mini.interactive.studio import FLOOR, PromptStudio
+from trex2_mini.weights.tuning import tune
 
 BOX, OTHER = [4.0, 4.0, 24.0, 28.0], [34.0, 30.0, 60.0, 55.0]
 
@@ -428,6 +429,21 @@ def test_a_bank_by_hand(studio, detector, pictures, tmp_path):
     assert fresh.session.bank.bank().names == ["key"] and len(fresh.gallery.children) == 1
     with pytest.raises(ValueError, match="no example 'coin' to drop"):
         fresh.drop("coin")
+
+
+def test_tuned_on_what_was_accepted(studio, detector):
+    """The tuned vectors are those of `weights.tuning`, and the next answer is given by them."""
+    labelled = []
+    for name in ("a.png", "b.png"):
+        studio.choose(name)
+        studio.canvas.detections = [{"label": "coin", "score": 0.5, "box": BOX, "state": "accepted"}]
+        labelled.append((studio.session.image(name), {"coin": [BOX]}))
+    with pytest.raises(ValueError, match="at least two pictures"):
+        PromptStudio(detector, {"c.png": squares(3).image}).tune()
+    tuned, alone = studio.tune(), tune(detector, labelled, strengths=["vectors"], progress=False)
+    torch.testing.assert_close(tuned.bank.embeddings, alone.bank.embeddings)
+    torch.testing.assert_close(studio.session.bank.bank().embeddings, alone.bank.embeddings)
+    assert "held-back" in studio.message.value
 
 
 def test_banks_of_another_width_are_refused(studio, tmp_path):

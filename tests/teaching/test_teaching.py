@@ -5,11 +5,11 @@ import xml.etree.ElementTree as ElementTree
 
 import numpy as np
 import pytest
+from architecture import architecture
 
 from trex2_mini.detector import Detections
 from trex2_mini.paths import REPOSITORY
-from trex2_mini.teaching import begin, judge, paper, respond, table, write_metrics
-from trex2_mini.teaching.architecture import HERE, MARK, architecture
+from trex2_mini.teaching import HERE, MARKED, begin, figure, judge, paper, respond, table, write_metrics
 
 
 def test_tables_show_no_index_and_export():
@@ -44,13 +44,13 @@ def test_begin_makes_the_folder_and_metrics_say_their_code(tmp_path):
 
 
 def test_the_figure_marks_what_a_notebook_is_about():
-    ElementTree.fromstring(architecture())
-    assert MARK not in architecture() and architecture(("text", "names")).count(MARK) == 2
+    ElementTree.fromstring(figure(("text",)))
+    assert MARKED not in figure() and figure(("text", "names")).count(MARKED) == 2
     notebooks = {path.name[:2] for path in (REPOSITORY / "notebooks").glob("*.ipynb")}
-    assert set(HERE) <= notebooks and all(architecture(own) for own in HERE.values())
-    with pytest.raises(KeyError):
-        architecture(("no such part",))
+    assert set(HERE) <= notebooks and all(figure(own) for own in HERE.values())
+    with pytest.raises(ValueError, match="no part 'no such part'"):
+        figure(("no such part",))
 
 
 def test_the_committed_figure_is_the_generated_one():
-    assert (REPOSITORY / "data" / "architecture.svg").read_text(encoding="utf-8") == architecture()
+    assert figure() == architecture()

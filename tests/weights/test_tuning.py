@@ -10,9 +10,11 @@ import torch
 from tiny import NAMES, TINY, seeded_model, squares
 
 from trex2_mini.checkpoint import CheckpointError
+from trex2_mini.datasets.registry import open_dataset
 from trex2_mini.detector import Detector
 from trex2_mini.losses.criterion import Targets, detection_losses
-from trex2_mini.weights.tuning import Tuned, _learn, _look, _with_decoder, load_tuned, tune
+from trex2_mini.weights.tuning import Tuned, _learn, _look, _with_decoder, decoder_file, labelled, load_tuned, tune
+from trex2_mini.weights.tuning_curve import tuning_curve
 
 
 @pytest.fixture(scope="module")
@@ -50,17 +52,22 @@ def test_the_loss_falls_and_the_model_stands_still(detector, decoder):
     assert all(parameter.grad is None for parameter in detector.model.parameters())
 
 
-@pytest.mark.parametrize("decoder", [False, True])
-def test_what_is_written_is_read(detector, decoder, tmp_path):
-    """The report's best number of steps is the one taken; files give the same answers; another model refuses them."""
-    tuned = tune(detector, pictures(4), steps=4, every=2, decoder=decoder)
-    measured = tuned.report["AP"]
-    assert list(measured) == [0, 2, 4] and measured[tuned.report["steps"]] == max(measured.values())
-    assert tuned.report["pictures"] == tuned.report["folds"] == 4 and set(tuned.report["per_category"]) <= set(NAMES)
-    if tuned.report["steps"] == 0:  # chance decides at so few steps; the files are to be tried all the same
-        assert tuned.detector is detector
-    tuned.save(tmp_path)
-    again, bank = load_tuned(detector, tmp_path)
+@pytest.mark.parametrize("strengths", [["vectors"], ["decoder"], ["vectors", "decoder"]])
+def test_what_is_written_is_read(detector, strengths, tmp_path):
+    """The report's best number of steps is the one taken; files give the same answers."""
+    tuned = tune(detector, pictures(4), steps=4, strengths=strengths, every=2, progress=False)
+    report = tuned.report
+    best = max(ap for aps in report["AP"].values() for ap in aps.values())
+    assert [list(report["AP"][kind]) for kind in strengths] == [[0, 2, 4]] * len(strengths)
+    taken = strengths[0] if report["strength"] == "none" else report["strength"]
+    assert report["AP"][taken][report["steps"]] == best and (report["strength"] == "none") == (report["steps"] == 0)
+    assert report["pictures"] == report["folds"] == 4 and set(report["per_category"]) <= set(NAMES)
+    assert (tuned.detector is detector) == (report["strength"] != "decoder")
+    assert "held-back" in tuned.line and all(kind in tuned.line for kind in strengths)
+    file = tmp_path / "mine.safetensors"
+    decoder_file(file).write_bytes(b"of an earlier tuning")
+    tuned.save(file)
+    again, bank = load_tuned(detector, file)
     one, two = (
         d.detect(squares(7).image, prompts=b, score_threshold=0)
         for d, b in ((again, bank), (tuned.detector, tuned.bank))
@@ -69,17 +76,40 @@ def test_what_is_written_is_read(detector, decoder, tmp_path):
     assert (again is detector) == (tuned.detector is detector)
 
 
+def test_pictures_of_a_set(squares_set):
+    """Those that hold the names asked for, with the boxes of these alone; larger draws hold the smaller ones."""
+    dataset = open_dataset(str(squares_set))
+    few, many = labelled(dataset, 2, names=[NAMES[0].upper()]), labelled(dataset, 4, names=[NAMES[0]])
+    assert all(list(boxes) == [NAMES[0]] and len(boxes[NAMES[0]]) for _, boxes in many)
+    assert all(np.array_equal(one, other) for (one, _), (other, _) in zip(few, many))
+    with pytest.raises(ValueError, match="the set has no unicorn"):
+        labelled(dataset, 2, names=["unicorn"])
+
+
 def test_a_decoder_of_its_own_names_its_model(detector, tmp_path):
     known = [_look(detector, image, boxes, NAMES) for image, boxes in pictures(2)]
     _, own = list(_learn(detector, known, len(NAMES), 3, True, 0))[-1]
     other = _with_decoder(detector, own)
     assert other.weights != detector.weights and other.model.image_encoder is detector.model.image_encoder
     bank = dataclasses.replace(detector.embed({"a": [(squares(0).image, [[5, 5, 30, 30]])]}), weights=other.weights)
-    Tuned(bank, other, {}).save(tmp_path)
-    again, loaded = load_tuned(detector, tmp_path)
+    Tuned(bank, other, {}).save(tmp_path / "a.safetensors")
+    again, loaded = load_tuned(detector, tmp_path / "a.safetensors")
     assert again.weights == other.weights == loaded.weights
     with pytest.raises(CheckpointError, match="tuned from a model with other weights"):
-        load_tuned(Detector(seeded_model(seed=1), TINY, "cpu"), tmp_path)
+        load_tuned(Detector(seeded_model(seed=1), TINY, "cpu"), tmp_path / "a.safetensors")
+    with pytest.raises(ValueError, match="load_tuned"):  # the bank alone, with the detector as it was
+        detector.detect(squares(0).image, prompts=loaded)
+
+
+def test_a_row_a_number_of_pictures(detector, squares_set):
+    """Every AP is that of a detector and a bank; what is taken is one of the strengths."""
+    table = tuning_curve(detector, str(squares_set), str(squares_set), [2, 4], limit=3, progress=False)
+    assert list(table["pictures"]) == [2, 4] and table[["Visual-G", "vectors", "decoder"]].map(
+        lambda ap: 0 <= ap <= 100
+    ).all(axis=None)
+    assert all(row.tuned in (row.vectors, row.decoder) for row in table.itertuples())
+    with pytest.raises(ValueError, match="expected 9; ask for fewer"):
+        tuning_curve(detector, str(squares_set), str(squares_set), [9])
 
 
 @pytest.mark.parametrize(

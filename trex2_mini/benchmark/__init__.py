@@ -6,8 +6,6 @@ on them), plain pycocotools, this package without the step in question, or a lim
 memory are taken.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import time
 from collections.abc import Callable, Iterator, Sequence

@@ -1,7 +1,5 @@
 """Multi-scale deformable attention alone: every form of the sum against transformers' function."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -42,9 +40,7 @@ def rows(quick: bool, repeats: int) -> Iterator[dict]:
     shrink = QUICK if quick else 1
     compiled = ["compiled"] if has_compiler() and not quick else []
     if not compiled:
-        yield {
-            "note": "compiled: left out in quick runs" if quick else "compiled: needs a C++ compiler, none was found"
-        }
+        yield {"note": f"compiled: {'left out in quick runs' if quick else 'needs a C++ compiler, none was found'}"}
     for case, (*_, goals) in CASES.items():
         for way in ("forward", "forward + backward"):
             what = f"{case}{f', sides / {QUICK}' if quick else ''}, {way}"
@@ -55,14 +51,11 @@ def rows(quick: bool, repeats: int) -> Iterator[dict]:
                 yield row(what, form, took[form], "transformers", took["transformers"], goal=goal)
             if quick:  # a fresh process a figure takes seconds
                 continue
-            ours, theirs = (
-                peak_memory(attention_call, case, form, way, shrink) for form in ("weighted gather", "transformers")
-            )
+            pair = ("weighted gather", "transformers")
+            ours, theirs = (peak_memory(attention_call, case, form, way, shrink) for form in pair)
             if ours and theirs:
                 goal = 2.0 if goals else None
-                yield row(
-                    f"{what}, peak memory", "weighted gather", ours.above, "transformers", theirs.above, "GiB", goal
-                )
+                yield row(f"{what}, peak memory", pair[0], ours.above, pair[1], theirs.above, "GiB", goal)
 
 
 def attention_call(case: str, form: str, way: str, shrink: int) -> Callable[[], Any]:

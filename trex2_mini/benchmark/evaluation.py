@@ -1,8 +1,5 @@
 """Evaluation: encoding once against a pass a prompt, batches against single images, and our AP against plain
-pycocotools.
-"""
-
-from __future__ import annotations
+pycocotools."""
 
 import contextlib
 import io
@@ -87,8 +84,7 @@ def synthetic_detections(images: int, categories: int = 80) -> tuple[dict, list[
 
 def plain_ap(truth: dict, detections: list[dict]) -> float:
     """AP in percent as pycocotools' own example computes it. The detections are copied: loadRes writes into what it
-    gets.
-    """
+    gets."""
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 

@@ -1,11 +1,7 @@
 """The index of a large set, of made-up annotations: how long it opens, how fast random pictures' annotations are read
-(without decoding pictures), and what a DataLoader's worker holds of its own. Linux only.
-"""
-
-from __future__ import annotations
+(without decoding pictures), and what a DataLoader's worker holds of its own. Linux only."""
 
 import json
-import re
 import tempfile
 import time
 from collections.abc import Iterator
@@ -14,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from torch.utils.data import DataLoader
 
-from trex2_mini.benchmark.measure import row
+from trex2_mini.benchmark.measure import gibibytes, row
 from trex2_mini.datasets.large.index import ParquetDataset, schema
 
 PICTURES, A_PICTURE, NAMES = 2_000_000, 10, 2_000
@@ -62,12 +58,7 @@ class _Reader:
         for picture in np.random.default_rng(index).integers(len(self.dataset), size=READ):
             known = self.dataset.annotated(int(picture))
             assert len(known.boxes) == len(known.labels) == A_PICTURE
-        return _held("Private_Dirty"), _held("Rss")
-
-
-def _held(key: str) -> float:
-    text = Path("/proc/self/smaps_rollup").read_text(encoding="utf-8")
-    return int(re.search(rf"^{key}:\s+(\d+)", text, re.MULTILINE)[1]) / 2**20
+        return gibibytes("Private_Dirty", "smaps_rollup"), gibibytes("Rss", "smaps_rollup")
 
 
 def _seconds(call) -> float:

@@ -1,8 +1,6 @@
 """What a user waits for while prompting one picture by hand: `nano-emoji` through its Detector, on an embedded scene of
 192 x 256 pixels."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 from trex2_mini.benchmark.measure import interleaved, row
@@ -16,8 +14,7 @@ ANSWER = 0.05  # seconds a further answer may take
 
 def rows(quick: bool, repeats: int) -> Iterator[dict]:
     """`quick` changes nothing: it is short. A first answer also projects the image for the decoder, which further
-    answers find done.
-    """
+    answers find done."""
     detector, scene = Detector.load("nano-emoji", "cpu"), SceneGenerator(seed=0).scene(1, SIZE)
     one, other = check_boxes(scene.boxes[[0, -1]], *SIZE, "boxes").tolist()
     negative = {"negative_points": [[(other[0] + other[2]) / 2, (other[1] + other[3]) / 2]]}

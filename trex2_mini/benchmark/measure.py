@@ -5,12 +5,11 @@ its resident memory back (/proc/self/clear_refs), makes the call once and reads 
 GPU torch.cuda's own counter would be needed.
 """
 
-from __future__ import annotations
-
 import contextlib
 import importlib
 import multiprocessing
 import platform
+import re
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -76,12 +75,10 @@ def _peak(function: Callable[..., Callable[[], Any]], arguments: tuple) -> Peak:
     return Peak(whole - before, whole)
 
 
-def gibibytes(key: str) -> float:
-    """A memory figure of this process, such as VmRSS or VmHWM; Linux only."""
-    line = next(
-        line for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines() if line.startswith(key)
-    )
-    return int(line.split()[1]) / 2**20
+def gibibytes(key: str, file: str = "status") -> float:
+    """A memory figure of this process in /proc/self, such as VmRSS or VmHWM; Linux only."""
+    text = Path("/proc/self", file).read_text(encoding="utf-8")
+    return int(re.search(rf"^{key}:\s+(\d+)", text, re.MULTILINE)[1]) / 2**20
 
 
 @contextlib.contextmanager
@@ -110,8 +107,7 @@ def timed(function: Callable, name: str, spent: dict[str, float]) -> Callable:
 
 def transformers(module: str = "") -> Any:
     """The package transformers, or one of its modules. It is no requirement of trex2_mini: ValueError says how to get
-    it.
-    """
+    it."""
     try:
         return importlib.import_module(f"transformers{module}")
     except ImportError as error:

@@ -1,8 +1,5 @@
 """The whole model: its parts (the paper's Table 7), peers, the price of a further prompt, growth, memory. Batch 1
-unless said otherwise.
-"""
-
-from __future__ import annotations
+unless said otherwise."""
 
 import importlib
 import importlib.util
@@ -93,10 +90,8 @@ def _table_7(ours: TRex2, name: str, repeats: int) -> Iterator[dict]:
         yield row(f"{name} {height}x{width}, {part}", name, seconds, source, paper.get(part), compare=False)
     full, further = sum(took.values()), took["visual prompts"] + took["decoder"]
     yield row(f"{name}, a further prompt", "prompt and decode", further, "full pass", full, goal=8.0)
-    for title, seconds, parts in (
-        ("FPS", full, list(took)),
-        ("interactive FPS", further, ["visual prompts", "decoder"]),
-    ):
+    again = ["visual prompts", "decoder"]
+    for title, seconds, parts in (("FPS", full, list(took)), ("interactive FPS", further, again)):
         printed = 1 / sum(paper[part] for part in parts) if paper else None
         yield row(f"{name}, {title}", name, 1 / seconds, source, printed, "images/s", compare=False)
 

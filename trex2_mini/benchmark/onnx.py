@@ -5,8 +5,6 @@ Tokens, logits and boxes agree to 1e-5. Where two tokens tie for the decoder's l
 one; the scores of that picture then move by about 0.001, which counts as another detection here.
 """
 
-from __future__ import annotations
-
 import importlib
 import tempfile
 from collections.abc import Iterator
@@ -56,15 +54,8 @@ def rows(quick: bool, repeats: int) -> Iterator[dict]:
             for logits, boxes in ((output.logits, output.boxes), map(torch.from_numpy, result))
         ]
         ours, theirs, same = ours + len(found[0]), theirs + len(found[1]), same + equal(*found)
-    yield row(
-        f"detections on {index + 1} pictures, box prompts",
-        f"ONNX ({theirs}), the same",
-        same,
-        "PyTorch",
-        ours,
-        "detections",
-        compare=False,
-    )
+    what, form = f"detections on {index + 1} pictures, box prompts", f"ONNX ({theirs}), the same"
+    yield row(what, form, same, "PyTorch", ours, "detections", compare=False)
     visual, feed = model.encode_visual(features, prompts), given(tokens, prompts)
     vectors, array = visual.numpy(), image[None].numpy()
     for part, onnx, torch_form in (

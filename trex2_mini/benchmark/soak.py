@@ -1,8 +1,6 @@
 """Soak: many prompts and many images in one process with `nano-emoji`; its resident memory must stay where the warm-up
 left it. Linux only."""
 
-from __future__ import annotations
-
 import gc
 from collections.abc import Callable, Iterator
 from pathlib import Path

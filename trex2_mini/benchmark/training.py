@@ -1,8 +1,5 @@
 """A training step of `nano`, the Trainer's own, against the same step with transformers' attention, or bfloat16; its
-time by part.
-"""
-
-from __future__ import annotations
+time by part."""
 
 import contextlib
 import copy

@@ -4,8 +4,6 @@ A command's file is imported when it is asked for, and what needs torch within i
 once.
 """
 
-from __future__ import annotations
-
 import sys
 import warnings
 from importlib import import_module
@@ -32,6 +30,7 @@ SECTIONS = {
         "evaluate": ("evaluate:evaluate", "measure a checkpoint by one of the paper's protocols"),
         "scorecard": ("evaluate:scorecard", "all protocols of a shipped checkpoint, its goals beside its numbers"),
         "suite": ("evaluate:suite", "all protocols over a suite of small sets, with mean and median"),
+        "tuning": ("evaluate:tuning", "what tuned prompts bring, against the number of labelled pictures"),
         "benchmark": ("benchmark:benchmark", "speed, as ratios to named references of the same run"),
         "info": ("info:info", "parameters by part of a preset; time and memory of a forward pass"),
     },
@@ -40,6 +39,7 @@ SECTIONS = {
         "engine": ("engine:engine", "pseudo-labels from captions, or from boxes without names"),
         "warm-start": ("weights:warm_start", "a checkpoint from Deformable DETR or Grounding DINO"),
         "distil": ("weights:distil", "teach the text tower of a checkpoint more words"),
+        "slim": ("weights:slim", "a checkpoint of half the size, without words it was never taught"),
         "export": ("weights:export", "write a checkpoint as ONNX programs"),
     },
     "Reproduce the paper": {
@@ -79,15 +79,14 @@ def trex2() -> None:
     shows a command's options.
 
     Examples:
-    trex2 detect photo.jpg --text "cat, dog" --checkpoint nano-photo --out found.png
-    trex2 detect photo.jpg --box 192 30 240 73 --checkpoint nano-photo
+    trex2 detect photo.jpg --text "cat, dog" --out found.png
+    trex2 detect photo.jpg --box 192 30 240 73
     """
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs a command line (default: this process's own) and returns its exit status: 0, or 1 for what went wrong, 2 for
-    a wrong command line, 130 for Ctrl-C, after one line on stderr.
-    """
+    a wrong command line, 130 for Ctrl-C, after one line on stderr."""
     for stream in (sys.stdout, sys.stderr):  # a console of another encoding shows \u732b instead of failing
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")

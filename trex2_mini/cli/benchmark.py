@@ -1,7 +1,5 @@
 """`trex2 benchmark`."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import click

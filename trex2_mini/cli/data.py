@@ -1,7 +1,5 @@
 """`trex2 data`: make the embedded sets, fetch parts of COCO and LVIS, check a set."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import click
@@ -63,7 +61,7 @@ def get(name: str, images: int | None, full: bool, split: str, ids: Path | None,
     images = None if full else images
     name = "lvis-val" if name == "lvis" else name
     if name == "coco":
-        chosen = [int(line) for line in ids.read_text(encoding="utf-8").split()] if ids else None
+        chosen = _whole_numbers(ids) if ids else None
         names = [download.coco(split, images, seed, chosen)]
     elif name in LVIS_SETS:
         names = [download.lvis(name, images, seed)]
@@ -201,7 +199,16 @@ def index(kind: str, source: Path, out: Path, classes: Path | None, labels: Path
 
 
 def _lines(path: Path | None) -> list[str] | None:
-    return path.read_text(encoding="utf-8").splitlines() if path else None
+    from trex2_mini.paths import read_text
+
+    return read_text(path).splitlines() if path else None
+
+
+def _whole_numbers(path: Path) -> list[int]:
+    words = " ".join(_lines(path) or ()).split()
+    if wrong := [word for word in words if not word.isdecimal()]:
+        raise ValueError(f"{path}: expected the ids of pictures, whole numbers, got {wrong[0]!r:.40}")
+    return [int(word) for word in words]
 
 
 @data.command()

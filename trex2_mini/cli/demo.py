@@ -1,7 +1,6 @@
 """`trex2 demo`: what `make demo` does, on every system."""
 
-from __future__ import annotations
-
+import json
 import os
 from pathlib import Path
 
@@ -13,7 +12,8 @@ from trex2_mini.cli.options import PATH, command
 @command()
 @click.option("--out", type=PATH, metavar="FOLDER", help="Where to write (default runs/demo of the repository).")
 def demo(out: Path | None) -> None:
-    """Run notebooks/00_quickstart.ipynb on the shipped checkpoint; leaves it, its pictures and an HTML page.
+    """Run notebooks/00_quickstart.ipynb on the shipped checkpoints, and search the photographs that come along; leaves
+    the notebook, its pictures and index.html.
 
     Examples:
     trex2 demo
@@ -43,5 +43,50 @@ def demo(out: Path | None) -> None:
     except papermill.PapermillExecutionError as error:
         raise ValueError(f"cell {error.exec_count} of {executed} stopped: {error.ename}: {error.evalue}") from error
     write_text(page, HTMLExporter().from_filename(str(executed))[0])
+    write_text(out / "index.html", _first_page(out, page.name))
     print(f"\n{(out / 'summary.txt').read_text(encoding='utf-8')}\nThe executed notebook: {executed}")
-    print(f"The same as a page:    {page} (open it in a browser)")
+    print(f"What was found:        {out / 'index.html'} (open it in a browser)")
+
+
+SEARCHES = {  # a box on a picture, and what it shows
+    "boat": ("ships/val/images/00004.jpg", [305, 156, 372, 246]),
+    "jellyfish": ("aquarium/val/images/00016.jpg", [115, 199, 139, 230]),
+}
+
+
+def _first_page(out: Path, notebook: str) -> str:
+    """Photographs with what the four workflows found, two searches by example, and what was measured."""
+    from trex2_mini.datasets.registry import PHOTO_WILD_FOLDER
+    from trex2_mini.detector import Detector
+    from trex2_mini.evaluation.suite import as_table
+    from trex2_mini.paths import REPOSITORY
+    from trex2_mini.search import PhotoIndex, contact_sheet, search
+
+    index = PhotoIndex(Detector.load(), PHOTO_WILD_FOLDER, out / "search")
+    index.update()
+    sheets = []
+    for name, (picture, box) in SEARCHES.items():
+        example = PHOTO_WILD_FOLDER / picture
+        hits = [hit for hit in search(index, image=example, boxes={name: [box]}, top=7) if hit.path != example]
+        sheets.append(
+            contact_sheet(
+                hits[:6], f"A box around one {name} on {picture}: the six likeliest others, right and wrong alike"
+            )
+        )
+    measured = json.loads((REPOSITORY / "data" / "results" / "photo_wild.json").read_text(encoding="utf-8"))
+    table = as_table(measured).to_html(index=False, float_format="{:.1f}".format, border=0)
+    return f"""<!doctype html><meta charset="utf-8"><title>trex2_mini</title>
+<style>body {{font: 16px/1.5 sans-serif; max-width: 1200px; margin: 1em auto; padding: 0 1em}} img {{max-width: 100%}}
+td, th {{padding: 2px 10px; text-align: right}}</style>
+<h1>trex2_mini: one model, asked in four ways</h1>
+<p>By a name, by a box or a point on the picture (dashed, star), by examples on another picture, by both.
+None of these photographs was trained on; they were chosen because each shows its workflow at work.</p>
+<img src="hero.png" alt="photographs with detections of all four workflows">
+<h2>Search: {len(index.files)} photographs, ranked by one example</h2>
+{"".join(sheets)}
+<h2>What was measured</h2>
+<p>AP (COCO's, in percent) on the six sets of photographs that come with the repository. <i>others</i> counts only
+objects that were not prompted; <i>echo</i> is a program that repeats the prompted box.</p>
+{table}
+<p><a href="{notebook}">The notebook</a> counts what is right and wrong, and shows failures.</p>
+"""

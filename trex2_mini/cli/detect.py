@@ -1,7 +1,5 @@
 """`trex2 detect`, `trex2 count` and `trex2 classify`."""
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path
@@ -32,11 +30,13 @@ def detect(
     """Find objects on pictures. Boxes are x1 y1 x2 y2, in pixels of the picture.
 
     Examples:
-    trex2 detect photo.jpg --checkpoint nano-photo --text "cat, dog" --out found.png
-    trex2 detect photo.jpg --checkpoint nano-photo --box 192 30 240 73 --name coin --negative-point 300 55
+    trex2 detect photo.jpg --text "cat, dog" --out found.png
+    trex2 detect photo.jpg --box 192 30 240 73 --name coin --negative-point 300 55
     trex2 detect my/folder --recursive --bank coins.safetensors --export my/set --format yolo --crops my/crops
     """
     chosen = gather(pictures, recursive)
+    if out and len(chosen) == 1 and out.suffix and out.suffix.lower() not in DRAWN and not out.is_dir():
+        raise click.UsageError(f"--out {out}: expected one of {', '.join(DRAWN)}.", click.get_current_context())
     outputs = [path for path in (json_path, csv_path, export_to, crops, out) if path]
     partial = outputs[0].with_name(f"{outputs[0].name}.part") if outputs and len(chosen) > 1 else None
     found = look(asked, chosen, partial)
@@ -107,8 +107,8 @@ def count(pictures: tuple[str], recursive: bool, asked: Asked, csv_path: Path | 
     """How many objects are on pictures. Boxes are x1 y1 x2 y2, in pixels of the picture.
 
     Examples:
-    trex2 count coins.jpg --checkpoint nano-photo --box 134 110 173 145 --name coin
-    trex2 count my/folder --checkpoint nano-photo --text "cat, dog" --tiles 2 --csv counts.csv
+    trex2 count coins.jpg --box 134 110 173 145 --name coin
+    trex2 count my/folder --text "cat, dog" --tiles 2 --csv counts.csv
     """
     import pandas
 
@@ -138,7 +138,7 @@ def classify(
     """What is in these boxes? The best of some names for each. Boxes are x1 y1 x2 y2, in pixels of the picture.
 
     Examples:
-    trex2 classify photo.jpg --checkpoint nano-photo --box 10 10 60 60 --text "coin, button"
+    trex2 classify photo.jpg --box 10 10 60 60 --text "coin, button"
     trex2 classify photo.jpg --box 10 10 60 60 --box 80 15 130 70 --text "cat, dog, fox" --top 1 --json named.json
     """
     from trex2_mini.detector import Detector

@@ -30,7 +30,7 @@ def _shared(function):
         click.option("--workers", type=int, default=1, help="1: this process; more: actors on Ray (RAY_ADDRESS)."),
         click.option("--shard", type=int, default=50, help="Pictures a shard."),
         click.option("--limit", type=int, help="Only the first so many pictures."),
-        checkpoint(),
+        checkpoint(default="nano-emoji"),
         click.option("--out", type=PATH, metavar="FOLDER", help="A rerun goes on (default runs/engine-NAME)."),
     ):
         function = option(function)
@@ -112,7 +112,7 @@ def _run(name: str, own, images, folder, head, out, checkpoint, limit, shard, wo
 
 @engine.command()
 @click.option("--out", type=PATH, metavar="FOLDER", help="A rerun goes on (default runs/engine-effect).")
-@checkpoint()
+@checkpoint(default="nano-emoji")
 @click.option("--steps", type=int, default=60, help="Of each fine-tuning.")
 @click.option("--seeds", cls=Several, type=int, default=[0, 1], metavar="SEED...", help="Of the fine-tunings.")
 @click.option("--images", type=int, default=100, help="Of emoji-val, to measure on.")

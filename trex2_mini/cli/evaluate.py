@@ -28,7 +28,7 @@ PROTOCOLS = (
     "video: --data emoji-clips.",
 )  # fmt: skip
 @click.option("--categories", type=click.Choice(["all", "trained", "novel"]), default="all")
-@checkpoint()
+@checkpoint(default="nano-emoji")
 @click.option(
     "--examples", type=int, metavar="N",
     help="Images a category for Visual-G (default 16); boxes shown for counting, negatives given for "
@@ -73,7 +73,7 @@ def evaluate(json_path: Path | None, **options: Any) -> None:
 
 
 @command()
-@checkpoint("Whose goals: nano-emoji or nano-photo.")
+@checkpoint("Whose goals: nano-emoji or nano-photo.", default="nano-emoji")
 @click.option("--source", metavar="FOLDER", help="Other weights, measured against the same goals.")
 @click.option("--draws", type=int, default=1, metavar="K", help="Of examples and prompts; their mean is shown.")
 @click.option("--limit", type=int, help="Only the first so many images of each set.")
@@ -94,7 +94,7 @@ def scorecard(checkpoint: str, source: str | None, draws: int, limit: int | None
 
 @command()
 @click.argument("name", type=click.Choice(["photo-wild", "emoji-wild", "odinw35", "rf100"]))
-@click.option("--checkpoint", default="nano-photo", metavar="NAME|FOLDER", help="A shipped name or a folder.")
+@checkpoint()
 @click.option("--examples", type=int, default=16, metavar="N", help="Pictures a category.")
 @click.option("--draws", type=int, default=3, metavar="K", help="Of examples and prompts.")
 @click.option("--limit", type=int, help="Only the first so many images of each set.")
@@ -115,3 +115,28 @@ def suite(name: str, checkpoint: str, json_path: Path | None, **options: Any) ->
     print(as_markdown(as_table(result), ".1f"), end="")
     if missing(result):
         print(f"{missing(result)} sets of {name} are not here; the mean and the median are of the others.")
+
+
+@command()
+@click.argument("learn", metavar="SET")
+@click.argument("judge", metavar="OTHER-SET")
+@checkpoint()
+@click.option(
+    "--pictures", cls=Several, type=click.IntRange(2), default=[2, 5, 10], metavar="N...", help="Labelled ones."
+)
+@click.option("--limit", type=int, help="Only the first so many pictures of OTHER-SET.")
+@click.option("--seed", type=int, default=0, help="Of the pictures drawn.")
+@write_result()
+def tuning(learn, judge, checkpoint, pictures, limit, seed, json_path) -> None:
+    """What tuned prompts bring: AP on OTHER-SET against the number of labelled pictures of SET.
+
+    Examples:
+    trex2 tuning photo-wild-ships/examples photo-wild-ships/val
+    trex2 tuning my/train my/val --pictures 2 5 10 20 --limit 100 --json tuning.json
+    """
+    from trex2_mini.evaluation.tables import as_markdown
+    from trex2_mini.weights.tuning_curve import tuning_curve
+
+    table = tuning_curve(checkpoint, learn, judge, pictures, limit, seed)
+    write_json(json_path, {"learn": learn, "judge": judge, "checkpoint": checkpoint, "rows": table.to_dict("records")})
+    print(as_markdown(table, ".1f"), end="")

@@ -1,7 +1,5 @@
 """`trex2 info`."""
 
-from __future__ import annotations
-
 import sys
 import time
 

@@ -1,7 +1,5 @@
 """What the commands share: how they show examples, options of several values, and the options that many have."""
 
-from __future__ import annotations
-
 import functools
 import json
 from collections.abc import Sequence
@@ -56,8 +54,11 @@ def spread(args: Sequence[str], several: set[str]) -> list[str]:
     return spelled
 
 
-def checkpoint(help: str = "A shipped name (nano-emoji: drawings, nano-photo: photographs) or a folder."):
-    return click.option("--checkpoint", default="nano-emoji", metavar="NAME|FOLDER", help=help)
+def checkpoint(
+    help: str = "A shipped name (nano-photo: photographs, nano-emoji: drawings) or a folder.",
+    default: str = "nano-photo",
+):
+    return click.option("--checkpoint", default=default, show_default=True, metavar="NAME|FOLDER", help=help)
 
 
 def write_result(what: str = "Write the result here."):

@@ -1,4 +1,4 @@
-"""The options by which `detect`, `count` and `video` are asked, and the pictures that they look at."""
+"""The options by which `detect`, `count`, `video` and `search` are asked, and the pictures that they look at."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def places(kind: str, dest: str, help: str):
 
 DEVICE = click.option("--device", help="cpu, cuda, cuda:1 or mps (default: a GPU of NVIDIA's where there is one).")
 NAME = click.option("--name", default="object", help="The name of what the boxes and points show.")
-OPTIONS = [
+QUESTION = [
     click.option(
         "--text", help="Names, separated by commas; one that holds a comma in double quotes: 'cat, \"a, b\"'."
     ),
@@ -40,12 +40,15 @@ OPTIONS = [
     click.option("--bank", type=PATH, metavar="FILE", help="A prompt bank, as `trex2 embed` writes it."),
     click.option("--allow-other-model", is_flag=True, help="Take a bank that a model with other weights made."),
     click.option("--aliases", type=PATH, metavar="FILE", help='JSON: what names stand for, {"甜甜圈": "donut"}.'),
+    checkpoint(),
+    DEVICE,
+]
+OPTIONS = [
+    *QUESTION,
     click.option("--negative-text", help="Names of what is not meant."),
     places("negative-box", "negative_boxes", "What is not meant"),
     places("negative-point", "negative_points", "What is not meant"),
     click.option("--beta", type=float, default=0.3, help="How much a negative takes from a score."),
-    checkpoint(),
-    DEVICE,
     click.option("--threshold", type=float, default=0.3, help="Least score, 0..1."),
     click.option("--max-detections", type=int, default=300, help="Of a picture, the best."),
     click.option("--class-agnostic-nms", is_flag=True, help="Of boxes that overlap the best stays, of whatever name."),
@@ -54,8 +57,8 @@ OPTIONS = [
 
 
 @dataclass(frozen=True)
-class Asked:
-    """The values of OPTIONS."""
+class Question:
+    """The values of QUESTION."""
 
     text: str | None
     text_file: Path | None
@@ -65,38 +68,52 @@ class Asked:
     bank: Path | None
     allow_other_model: bool
     aliases: Path | None
-    negative_text: str | None
-    negative_boxes: Sequence
-    negative_points: Sequence
-    beta: float
     checkpoint: str
     device: str | None
-    threshold: float
-    max_detections: int
-    class_agnostic_nms: bool
-    tiles: int
 
     @cached_property
     def detector(self) -> Detector:
         from trex2_mini.detector import Detector
 
         found = Detector.load(self.checkpoint, self.device)
+        if self.bank:
+            from trex2_mini.weights.tuning import load_tuned
+
+            found, self.__dict__["prompts"] = load_tuned(found, self.bank)
         return found.use_aliases(self.aliases) if self.aliases else found
 
     @cached_property
     def names(self) -> list[str] | None:
         from trex2_mini.names import unique_names
+        from trex2_mini.paths import read_text
 
         found = unique_names(self.text) if self.text is not None else []
         if self.text_file:
-            found += unique_names(self.text_file.read_text(encoding="utf-8-sig"))
+            found += unique_names(read_text(self.text_file))
         return found or None
 
     @cached_property
     def prompts(self) -> PromptBank | None:
-        from trex2_mini.prompt_bank import PromptBank
+        return self.detector and self.__dict__.get("prompts")  # a bank comes with the detector that it was tuned for
 
-        return PromptBank.load(self.bank) if self.bank else None
+    @property
+    def placed(self) -> dict[str, dict[str, Sequence]]:
+        """Boxes and points as `Detector.detect` takes them; only those that were given."""
+        return {key: {self.name: own} for key, own in {"boxes": self.boxes, "points": self.points}.items() if own}
+
+
+@dataclass(frozen=True)
+class Asked(Question):
+    """The values of OPTIONS."""
+
+    negative_text: str | None
+    negative_boxes: Sequence
+    negative_points: Sequence
+    beta: float
+    threshold: float
+    max_detections: int
+    class_agnostic_nms: bool
+    tiles: int
 
     @cached_property
     def negatives(self) -> list[str] | None:
@@ -144,8 +161,7 @@ class Asked:
 
     def detect(self, image: Any) -> Detections:
         """What is on a picture that was `read`."""
-        placed = {"boxes": self.boxes, "points": self.points}
-        options: dict[str, Any] = {key: {self.name: own} for key, own in placed.items() if own}
+        options: dict[str, Any] = dict(self.placed)
         options |= {"text": self.names, "prompts": self.prompts, "score_threshold": self.threshold}
         options |= {"max_detections": self.max_detections, "class_agnostic_nms": self.class_agnostic_nms}
         options |= {"negative_text": self.negatives, "beta": self.beta, "allow_other_model": self.allow_other_model}
@@ -159,16 +175,19 @@ class Asked:
         return detect_in_parts(self.detector, image, self.tiles, **options)
 
 
-def prompts(function: Callable) -> Callable:
+def prompts(function: Callable, kind: type[Question] = Asked, options: Sequence[Callable] = OPTIONS) -> Callable:
     """Gives a command OPTIONS; it gets them as one argument, `asked`."""
 
     @functools.wraps(function)
     def command(**given: Any) -> Any:
-        return function(asked=Asked(**{field.name: given.pop(field.name) for field in fields(Asked)}), **given)
+        return function(asked=kind(**{field.name: given.pop(field.name) for field in fields(kind)}), **given)
 
-    for option in reversed(OPTIONS):
+    for option in reversed(options):
         command = option(command)
     return command
+
+
+question = functools.partial(prompts, kind=Question, options=QUESTION)
 
 
 def pictures(function: Callable) -> Callable:
@@ -183,8 +202,7 @@ def pictures(function: Callable) -> Callable:
 
 def gather(given: Sequence[str], recursive: bool) -> dict[str, Any]:
     """{name: path or address}; what lies in a folder is named by its place there, with forward slashes. Raises
-    ValueError: a folder without pictures, two pictures of one name.
-    """
+    ValueError: a folder without pictures, two pictures of one name."""
     from trex2_mini.annotations import pictures_in
 
     found: list[tuple[str, Any]] = []

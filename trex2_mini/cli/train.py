@@ -1,7 +1,5 @@
 """`trex2 train`."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 from pathlib import Path

@@ -1,15 +1,17 @@
 """`trex2 video`: a clip by prompts on one of its frames, by words or by a bank."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import click
 
 from trex2_mini.cli.options import PATH, command, write_result
 from trex2_mini.cli.prompts import Asked, prompts
+
+WRITTEN = (".mp4", ".mov", ".mkv", ".avi")
 
 
 @command()
@@ -31,11 +33,13 @@ def video(
     from 0.
 
     Examples:
-    trex2 video clip.mp4 --checkpoint nano-photo --box 192 30 240 73 --name coin --out found.mp4
-    trex2 video clip.mp4 --checkpoint nano-photo --text "cat, dog" --every 5 --json found.json
+    trex2 video clip.mp4 --box 192 30 240 73 --name coin --out found.mp4
+    trex2 video clip.mp4 --text "cat, dog" --every 5 --json found.json
     """
     if not (out or json_path):
         raise click.UsageError("Give --out, --json or both.", click.get_current_context())
+    if out and out.suffix.lower() not in WRITTEN:
+        raise click.UsageError(f"--out {out}: expected one of {', '.join(WRITTEN)}.", click.get_current_context())
     from trex2_mini.annotations import as_coco, detect_pictures, names_of
     from trex2_mini.paths import write_text
 
@@ -81,10 +85,9 @@ def _av():
 
 def _describe(clip: Path):
     """(frames a second, number of frames as the file says or guessed from its duration). Raises ValueError."""
-    av = _av()
     if not clip.is_file():
         raise FileNotFoundError(f"the video {clip} does not exist")
-    with av.open(str(clip)) as container:
+    with _opened(clip) as container:
         if not container.streams.video:
             raise ValueError(f"{clip} holds no video")
         stream = container.streams.video[0]
@@ -92,11 +95,22 @@ def _describe(clip: Path):
         return rate, stream.frames or max(1, round((container.duration or 0) / 1e6 * rate))
 
 
+@contextmanager
+def _opened(clip: Path) -> Iterator[Any]:
+    """A video; what cannot be read in it is a ValueError that names it."""
+    av = _av()
+    try:
+        with av.open(str(clip)) as container:
+            yield container
+    except av.FFmpegError as error:
+        raise ValueError(f"{clip} is not a readable video (cut short, or of an unknown format): {error}") from None
+
+
 def frames(clip: Path, every: int = 1, limit: int | None = None) -> Iterator[tuple[int, object]]:
     """(index from 0, uint8 [H, W, 3] RGB, upright) of every Nth frame."""
     import numpy as np
 
-    with _av().open(str(clip)) as container:
+    with _opened(clip) as container:
         for index, frame in enumerate(container.decode(video=0)):
             if index % every == 0:
                 if limit is not None and index // every >= limit:

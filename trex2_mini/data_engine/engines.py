@@ -38,7 +38,7 @@ def similarities(detector: Detector, encoded: EncodedImage, boxes: np.ndarray, p
     normalized = xyxy_to_normalized(torch.as_tensor(boxes, dtype=torch.float32), encoded.height, encoded.width)
     regions = [(box[None], torch.zeros(0, 2)) for box in normalized]
     vectors = detector.model.encode_visual(encoded.features, RegionPrompts.from_lists([regions], detector.device))[0]
-    texts = detector.model.encode_text(phrases)
+    texts = detector.encode_text(phrases)
     return F.cosine_similarity(vectors[:, None], texts[None], dim=-1).cpu().numpy()
 
 

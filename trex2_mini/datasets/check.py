@@ -11,12 +11,13 @@
 | iscrowd | no target and no prompt; evaluation ignores what falls on it |
 | two annotations with one id | both stay (ids of annotations are numbered anew where they matter), reported |
 | ids written as text ("7"), names with spaces around | read as meant, reported |
-| ids and sizes such as 7.0, sizes written as text | read as meant |
+| ids and sizes such as 7.0; sizes, boxes, areas written as text | read as meant |
 | no file_name but a coco_url (LVIS) | the picture is looked for by the URL's end (pictures.py) |
 | no bbox but polygons | the polygons' box |
 | no area, no iscrowd, or null | the box's area, 0 |
 | one file listed twice; boxes that look like shares of the picture or like corners | reported, with what to do |
-| a recorded size that is not the picture's | the picture's counts; `data check` reports it |
+| a recorded size that is not the picture's | the picture's counts; `data check` reports it, and what EXIF turns |
+| bboxes of less than a pixel, or most reaching out of their pictures | `data check` reports how many |
 | a picture that is missing or cannot be read | `data check` reports it; reading it raises an error that names it |
 | two categories with one name | both stay, reported: a text prompt cannot tell them apart |
 | a set without annotations | opens; training and evaluation refuse it |
@@ -75,15 +76,18 @@ def cleaned(coco: Any, path: Path) -> tuple[dict, list[str]]:
             entry[key] = _whole(entry[key], key.removesuffix("_id"), path, problems)
             if entry[key] not in ids:
                 raise ValueError(f"{path}: an annotation has {key} {entry[key]!r}, which is not listed")
-        if not _four_numbers(entry["bbox"]):
-            raise ValueError(f"{path}: bbox must be [x, y, width, height], got {entry['bbox']!r}")
-        for key in ("area", "iscrowd"):
+        entry["bbox"] = [_number(v) for v in entry["bbox"]] if isinstance(entry["bbox"], (list, tuple)) else None
+        if entry["bbox"] is None or len(entry["bbox"]) != 4 or None in entry["bbox"]:
+            raise ValueError(f"{path}: bbox must be [x, y, width, height], got {coco['annotations'][place]['bbox']!r}")
+        for key in ("area", "iscrowd", "id"):
             if entry.get(key, 0) is None:
                 del entry[key]
-            if not isinstance(entry.get(key, 0), (int, float)):
+        for key in {"area", "iscrowd"} & entry.keys():
+            if (number := _number(entry[key])) is None:
                 raise ValueError(f"{path}: annotations[{place}] has {key} {entry[key]!r:.80}; expected a number")
-        if not isinstance(entry.get("id", 0), (int, str)):
-            raise ValueError(f"{path}: annotations[{place}] has the id {entry['id']!r:.80}; expected a whole number")
+            entry[key] = number
+        if not isinstance(entry.get("id", 0), str):
+            entry |= {"id": _whole(entry["id"], f"annotations[{place}]'s", path, problems)} if "id" in entry else {}
         if not all(map(math.isfinite, entry["bbox"])):
             problems.append(f"annotations[{place}] of image {entry['image_id']}: bbox {entry['bbox']} is left out")
             continue
@@ -191,12 +195,12 @@ def _name(category: dict, path: Path, problems: list[str]) -> str:
     return name.strip()
 
 
-def _four_numbers(box: Any) -> bool:
-    return (
-        isinstance(box, (list, tuple))
-        and len(box) == 4
-        and all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in box)
-    )
+def _number(value: Any) -> int | float | None:
+    """A number, or what one that is written as text means; None for anything else."""
+    try:
+        return value if isinstance(value, (int, float)) else float(value) if isinstance(value, str) else None
+    except ValueError:
+        return None
 
 
 def _repeated(values: Any) -> list[Any]:

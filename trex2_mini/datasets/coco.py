@@ -1,7 +1,5 @@
 """Sets in the genuine COCO format: one annotation file and a folder of pictures. registry.py opens them by name."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Iterator, Sequence
 from functools import cached_property
@@ -29,8 +27,7 @@ class CocoDataset:
 
     Raises:
         ValueError: the file is no COCO annotation file, or names a category or picture that it does not list. What is
-            only
-            doubtful is put into `problems` and warned of; check.py has the table.
+            only doubtful is put into `problems` and warned of; check.py has the table.
         FileNotFoundError: the file or the folder does not exist.
 
     left_out: the pictures that `read` could not read, {image id: why}; `left_out.most` is how many may be.
@@ -63,8 +60,7 @@ class CocoDataset:
 
     def _prompts(self, names: list[str]) -> list[str]:
         """The names, but for those that prompts.json beside the annotation file gives a better phrase: {"name":
-        "phrase"}.
-        """
+        "phrase"}."""
         path = self.path.parent / "prompts.json"
         if not path.is_file():
             return names
@@ -127,8 +123,7 @@ class CocoDataset:
 
     def _vocabulary(self, image: dict, labels: np.ndarray) -> np.ndarray | None:
         """On a federated set (LVIS): the labels that were looked for everywhere in the picture, or found absent from
-        it.
-        """
+        it."""
         if "neg_category_ids" not in image:
             return None
         absent = [self._label[c] for c in image["neg_category_ids"] if c in self._label]

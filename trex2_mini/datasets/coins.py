@@ -2,8 +2,6 @@
 Museum, no known copyright restrictions), with boxes found by edges and a watershed. One picture and one category: a
 demonstration, hardly a benchmark."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 
@@ -19,11 +17,8 @@ from skimage.segmentation import watershed
 from trex2_mini.datasets.coco import CocoDataset
 from trex2_mini.paths import write_text
 
-BACKGROUND, METAL, SMALLEST = (
-    30,
-    150,
-    300,
-)  # surely background below, surely a coin above (grey levels); pixels of a coin
+# surely background below, surely a coin above (grey levels); pixels of a coin
+BACKGROUND, METAL, SMALLEST = 30, 150, 300
 
 
 def coins(folder: Path) -> CocoDataset:

@@ -5,8 +5,6 @@ A counting model is shown a picture and three boxes of what to count. FSC147's p
 boxes instead.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path

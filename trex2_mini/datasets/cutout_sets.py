@@ -3,8 +3,6 @@
 python -m trex2_mini data cutouts coco-train2017 OUT     # a library: OUT/CATEGORY/N.webp
 """
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path
@@ -19,6 +17,7 @@ from trex2_mini.datasets.scenes.cutouts import Backgrounds, CutoutGenerator
 from trex2_mini.datasets.scenes.library import HELD_BACK, Library, novel_names
 
 SEED, SCENES = 3_000_000, 240  # of cutouts-val
+LARGEST = 160  # px, of a cut-out
 INSTANCES = 3  # a trained name needs so many held-back pictures to be measured
 
 
@@ -44,15 +43,13 @@ def cut_out(image: np.ndarray, annotation: dict) -> Image.Image | None:
     return Image.fromarray(np.dstack([image, np.where(mask, 255, 0).astype(np.uint8)])[window])
 
 
-def make_library(
-    dataset: CocoDataset, folder: str | Path, least: int = 24, most: int = 160, progress: bool = True
-) -> dict[str, int]:
+def make_library(dataset: CocoDataset, folder: str | Path, least: int = 24, progress: bool = True) -> dict[str, int]:
     """Cut every object that has a polygon mask out of a set's pictures, and write it to `folder`/CATEGORY/N.webp.
 
     Args:
         dataset: a set whose annotations have polygons; crowds are left out.
         folder: new, or empty.
-        least: an object whose longer side has fewer pixels is left out. most: a larger one is scaled down to this.
+        least: an object whose longer side has fewer pixels is left out; of more than LARGEST it is scaled down.
 
     Returns:
         {name: how many objects}.
@@ -69,12 +66,13 @@ def make_library(
         )
     found: dict[str, int] = {}
     annotations = dataset.annotations_by_image()
-    for sample in tqdm(dataset, "cutting out", len(dataset), unit="picture", disable=not progress):
+    readable = (sample for place in range(len(dataset)) if (sample := dataset.read(place)) is not None)
+    for sample in tqdm(readable, "cutting out", len(dataset), unit="picture", disable=not progress):
         for entry in annotations[sample.image_id]:
             cut = cut_out(sample.image, entry)
             if cut is None or max(cut.size) < least:
                 continue
-            cut.thumbnail((most, most))
+            cut.thumbnail((LARGEST, LARGEST))
             name = names[entry["category_id"]]
             path = folder / places[entry["category_id"]] / f"{found.get(name, 0)}.webp"
             path.parent.mkdir(parents=True, exist_ok=True)

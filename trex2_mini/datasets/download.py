@@ -5,8 +5,6 @@ interrupted goes on where it stopped (HTTP Range), unless the file on the server
 are given with TREX2_COCO_URL and TREX2_LVIS_URL.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os
@@ -159,8 +157,7 @@ def whole_picture(path: Path) -> None:
 
 def fetch_many(jobs: Sequence[tuple[str, Path]], workers: int = 8, progress: bool = True, **options) -> None:
     """Fetch (url, path) pairs in parallel, each checked as a picture. Raises DownloadError at the end if some failed;
-    the others stay.
-    """
+    the others stay."""
     jobs, failures = [(url, path) for url, path in jobs if not path.is_file()], []
 
     def one(job: tuple[str, Path]) -> str | None:
@@ -209,8 +206,7 @@ def unpack(archive: Path, target: Path, members: Iterable[str] | None = None) ->
 
 def choose_images(coco: dict, count: int, seed: int = 0) -> list[int]:
     """`count` image ids, drawn at random, but so that as many categories as possible keep a picture: the rarest
-    category chooses first.
-    """
+    category chooses first."""
     order = np.random.default_rng(seed).permutation(sorted(image["id"] for image in coco["images"])).tolist()
     place = {image: position for position, image in enumerate(order)}
     holding: dict[int, set[int]] = {}

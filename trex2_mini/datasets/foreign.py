@@ -4,8 +4,6 @@ What cannot be read as a box is left out and named in the set's `problems`. A pi
 in the set: who reads it leaves it out (`CocoDataset.read`), and `data check` names it.
 """
 
-from __future__ import annotations
-
 import math
 import re
 import xml.etree.ElementTree as ElementTree
@@ -18,7 +16,7 @@ import yaml
 
 from trex2_mini.datasets.coco import CocoDataset
 from trex2_mini.datasets.pictures import Pictures, name_parts
-from trex2_mini.images import UnreadablePicture, picture_endings, picture_size
+from trex2_mini.images import UnreadablePicture, looks_like_picture, picture_endings, picture_size
 from trex2_mini.paths import read_json, read_names, read_text
 
 CLASS_FILES = ("classes.txt", "obj.names")  # of YOLO's label files: one name a line
@@ -87,7 +85,7 @@ def voc(folder: Path) -> CocoDataset:
     """
     inside = (folder / name for name in ("JPEGImages", "images", "Images"))
     found = Collected(next((own for own in inside if own.is_dir()), folder))
-    by_stem = {p.stem.casefold(): p.name for p in found.folder.iterdir() if p.suffix.lower() in picture_endings()}
+    by_stem = {p.stem.casefold(): p.name for p in found.folder.iterdir() if looks_like_picture(p)}
     shares: list[bool] = []
     for path in voc_files(folder):
         root = read_xml(path)
@@ -117,8 +115,7 @@ def voc(folder: Path) -> CocoDataset:
 
 def read_xml(path: Path) -> ElementTree.Element:
     """An XML file's root, in the encoding that it declares. Files with a document type are refused: nothing in them may
-    be expanded.
-    """
+    be expanded."""
     declared = re.match(rb"\s*<\?xml[^>]{0,80}encoding=[\"']([\w.-]{1,40})", path.read_bytes()[:200])
     text = read_text(path, declared[1].decode() if declared else None)
     if "<!DOCTYPE" in text or "<!ENTITY" in text:
@@ -148,7 +145,7 @@ def yolo(pictures: Path, labels: Path) -> CocoDataset:
     """A text file of labels a picture: a line is a class and a box (x, y of its centre, width, height), or a polygon,
     in shares of the picture. The names are in data.yaml, or in classes.txt.
     """
-    paths = sorted(p for p in pictures.iterdir() if p.suffix.lower() in picture_endings() and p.is_file())
+    paths = sorted(p for p in pictures.iterdir() if looks_like_picture(p) and p.is_file())
     if not paths:
         parts = [str(own) for own in sorted(pictures.iterdir()) if own.is_dir()]
         raise ValueError(
@@ -296,7 +293,7 @@ def labelme(files: Sequence[Path], folder: Path) -> CocoDataset:
 def fiftyone(path: Path, content: dict, folder: Path) -> CocoDataset:
     """FiftyOne's own labels.json: {"classes", "labels": {picture: [{"label", "bounding_box" in shares}]}}."""
     found, classes = Collected(folder), content["classes"]
-    stems = {p.stem: p.name for p in folder.iterdir() if p.suffix.lower() in picture_endings()}
+    stems = {p.stem: p.name for p in folder.iterdir() if looks_like_picture(p)}
     for key, objects in content["labels"].items() if isinstance(content["labels"], dict) else ():
         size = found.picture(stems.get(key, key))
         for entry in objects if isinstance(objects, list) and size else ():

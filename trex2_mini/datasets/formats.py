@@ -19,8 +19,6 @@ LVIS's names are cleaned for prompting by one rule, `prompt_name`: underscores b
 "bat (animal)".
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -166,8 +164,7 @@ def prompt_name(name: str) -> str:
 
 def _roboflow(path: Path, content: Any) -> CocoDataset:
     """Roboflow's COCO export: the pictures lie beside the file, and category 0 is often no category but the name of the
-    project.
-    """
+    project."""
     check_entries(content, path, FIELDS)
     used = {str(a["category_id"]) for a in content["annotations"]}
     parents = {str(c.get("supercategory")) for c in content["categories"]}

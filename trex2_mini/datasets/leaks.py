@@ -5,8 +5,6 @@ neighbour) differ in at most `DISTANCE` of 64 bits, mirrored or not: another siz
 hide a copy. Flat pictures, of which the hash says nothing, are compared by name alone.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
@@ -67,7 +65,7 @@ def hashes_of(dataset: Set) -> dict[str, tuple[int, int]]:
     return found
 
 
-def look_alikes(training: Set, evaluation: Set, distance: int = DISTANCE) -> list[tuple[str, str]]:
+def look_alikes(training: Set, evaluation: Set) -> list[tuple[str, str]]:
     """(picture of training, picture of evaluation) that look alike."""
     train, test = hashes_of(training), hashes_of(evaluation)
     if not train or not test:
@@ -79,7 +77,7 @@ def look_alikes(training: Set, evaluation: Set, distance: int = DISTANCE) -> lis
         if FLAT <= own.bit_count() <= 64 - FLAT:
             away = np.array([np.bitwise_xor(known[:, side], np.uint64(own)) for side in (0, 1)])
             bits = np.unpackbits(away.view(np.uint8).reshape(2, -1, 8), axis=-1).sum(-1).min(0)
-            pairs += [(files[index], file) for index in np.flatnonzero(bits <= distance)]
+            pairs += [(files[index], file) for index in np.flatnonzero(bits <= DISTANCE)]
     return pairs
 
 

@@ -4,8 +4,6 @@
 <data root>/rf100/     a folder a set, in Roboflow's COCO export: NAME/train, NAME/valid, NAME/test
 """
 
-from __future__ import annotations
-
 import csv
 from pathlib import Path
 

@@ -7,8 +7,6 @@ cats/images/a.jpg, images/a.jpg and a.jpg, in this order, upper and lower case a
 two names of the set is no answer. Nothing outside the folder is ever read.
 """
 
-from __future__ import annotations
-
 import os
 import re
 from collections import Counter

@@ -1,10 +1,10 @@
 """All sets by name: the embedded emoji family, the coins, photo-wild, the official COCO and LVIS files, and folders in
-any format of formats.py.
-"""
+any format of formats.py."""
 
 from __future__ import annotations
 
 import re
+from difflib import get_close_matches
 from pathlib import Path
 
 from trex2_mini.datasets.coco import CocoDataset
@@ -20,17 +20,20 @@ from trex2_mini.datasets.formats import (
 )
 from trex2_mini.datasets.large.index import ParquetDataset
 from trex2_mini.datasets.odinw import large_suites, open_large_suite
-from trex2_mini.datasets.photo_wild import FOLDER as PHOTO_WILD_FOLDER
-from trex2_mini.datasets.photo_wild import PHOTO_WILD
-from trex2_mini.paths import data_root
+from trex2_mini.paths import REPOSITORY, data_root
 
 INDEX = "index.parquet"  # trex2 data index
+PHOTO_WILD_FOLDER = REPOSITORY / "data" / "photo-wild"  # made by data/makers/photo_wild.py
+PHOTO_WILD = tuple(
+    f"photo-wild-{name}/{split}"
+    for name in ("aquarium", "food-trays", "kuih-cakes", "rice-pests", "ships", "thermal-cheetah")
+    for split in ("examples", "val")
+)
 
 
 def open_training_set(name: str) -> CocoDataset | ParquetDataset:
     """What training draws from: anything `open_dataset` takes, or a folder with index.parquet and images/; folders by
-    their path, or by their name under the data root.
-    """
+    their path, or by their name under the data root."""
     for folder in (Path(name).expanduser(), data_root() / name):
         if (folder / INDEX).is_file():
             return ParquetDataset(folder / INDEX, folder / "images")
@@ -42,12 +45,11 @@ def open_dataset(name: str) -> CocoDataset:
     """Open a set by its name.
 
     Args:
-        name: "emoji-val" or another set of the embedded family, or "coins" (made on first use);
-            "cutouts-val" (made by `trex2 data cutouts-val`);
-            "photo-wild-aquarium/val" or another of `PHOTO_WILD` (in the repository); "coco-val2017", "coco-train2017",
-            "lvis-val", "lvis-minival", "lvis-train" (official files under <data root>); "odinw35/NAME/val" or "/train",
-            "rf100/NAME/test" or "/train" (odinw.py); or a folder or JSON file in one of the formats of formats.py's
-            table.
+        name: "emoji-val" or another set of the embedded family, or "coins" (made on first use); "cutouts-val" (made by
+            `trex2 data cutouts-val`); "photo-wild-aquarium/val" or another of `PHOTO_WILD` (in the repository);
+            "coco-val2017", "coco-train2017", "lvis-val", "lvis-minival", "lvis-train" (official files under <data
+            root>); "odinw35/NAME/val" or "/train", "rf100/NAME/test" or "/train" (odinw.py); or a folder or JSON file
+            in one of the formats of formats.py's table.
 
     Raises:
         FileNotFoundError: there is no such set; the message says where it was looked for.
@@ -78,15 +80,17 @@ def open_dataset(name: str) -> CocoDataset:
     folder = Path(name).expanduser()
     found = open_folder(folder)
     if found is None:
-        known = ", ".join([*EMOJI_SETS, "coins", *PHOTO_WILD, *(f"coco-{split}" for split in COCO_SPLITS), *LVIS_SETS])
+        known = [*EMOJI_SETS, "coins", *PHOTO_WILD, *(f"coco-{split}" for split in COCO_SPLITS), *LVIS_SETS]
+        alike = get_close_matches(name, known, n=3)
+        near = f", such as {', '.join(alike or ['emoji-val', 'coins', 'coco-val2017'])} (data/README.md has all)"
         inside = ""
         if folder.is_dir():
             parts = [p.name for p in sorted(folder.iterdir()) if p.is_dir() and looks_like_a_set(p)]
             inside = f" (its folders {', '.join(parts)} are sets)" if parts else " (the folder holds none of these)"
         raise FileNotFoundError(
-            f"no set {name!r}{inside}: expected one of {known}, or a folder with annotations.json and images/, "
-            "a Roboflow export (_annotations.coco.json), Pascal VOC (XML files), YOLO (images/, labels/, data.yaml), "
-            "or the JSON file of Label Studio, FiftyOne, CVAT or labelme"
+            f"no set {name!r}{inside}: expected a folder with annotations.json and images/, a Roboflow export "
+            "(_annotations.coco.json), Pascal VOC (XML files), YOLO (images/, labels/, data.yaml), the JSON file of "
+            f"Label Studio, FiftyOne, CVAT or labelme, or a known name{near}"
         )
     return found
 

@@ -1,7 +1,5 @@
 """A picture with its objects: what every set yields and every training iteration takes."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

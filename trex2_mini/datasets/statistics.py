@@ -1,16 +1,15 @@
 """What is in a set (how many pictures, boxes and categories, and how they are spread), and what is wrong with its
 pictures."""
 
-from __future__ import annotations
-
 from collections import Counter
 
 import numpy as np
 from tqdm import tqdm
 
+from trex2_mini.boxes import PIXEL
 from trex2_mini.datasets.check import doubtful_boxes
 from trex2_mini.datasets.coco import CocoDataset
-from trex2_mini.images import UnreadablePicture, load_image, picture_size
+from trex2_mini.images import UnreadablePicture, is_turned, load_image, picture_size
 
 
 def statistics(dataset: CocoDataset) -> dict:
@@ -47,6 +46,7 @@ def check_pictures(dataset: CocoDataset, progress: bool = True, decode: bool = F
     decode: read every file's pixels, not only its header: finds those that are cut short.
     """
     problems, boxes_of, seen = [], dataset.annotations_by_image(), []
+    less, out = [], []  # annotations of less than a pixel; that reach out of their picture
     for image in tqdm(dataset.coco["images"], desc="checking", unit="picture", disable=not progress):
         try:
             path = dataset.pictures.find(image["file_name"])
@@ -58,7 +58,13 @@ def check_pictures(dataset: CocoDataset, progress: bool = True, decode: bool = F
             continue
         recorded = image.get("width", width), image.get("height", height)
         if recorded != (width, height):
-            problems.append(f"picture {image['id']}: recorded as {recorded[0]} x {recorded[1]}, is {width} x {height}")
+            said = f"picture {image['id']}: recorded as {recorded[0]} x {recorded[1]}, is {width} x {height}"
+            if recorded == (height, width) and is_turned(path):
+                said += (
+                    " as EXIF turns it. If its boxes were drawn before it was turned, they lie wrong: save the picture "
+                    "without the EXIF mark"
+                )
+            problems.append(said)
         seen += [(annotation["bbox"], width, height) for annotation in boxes_of[image["id"]]]
         for annotation in boxes_of[image["id"]]:
             x, y, w, h = annotation["bbox"]
@@ -66,4 +72,13 @@ def check_pictures(dataset: CocoDataset, progress: bool = True, decode: bool = F
                 problems.append(f"picture {image['id']}: a box of no size, {annotation['bbox']}")
             elif x >= width or y >= height or x + w <= 0 or y + h <= 0:
                 problems.append(f"picture {image['id']}: a box outside the picture, {annotation['bbox']}")
+            elif min(w, h) < PIXEL:
+                less.append(annotation)
+            elif min(x, y) < -2 or x + w > width + 2 or y + h > height + 2:
+                out.append(annotation)
+    out = out if len(out) > len(seen) / 2 else []  # some do: people draw over the border
+    for own, said in ((less, "less than a pixel wide or high"), (out, "reach out of their picture")):
+        if own:
+            first = f"on picture {own[0]['image_id']}, {own[0]['bbox']}"
+            problems.append(f"{len(own)} boxes {'are ' * (own is less)}{said}; the first {first}")
     return [said for said in doubtful_boxes(seen) if said not in dataset.problems] + problems

@@ -1,7 +1,5 @@
 """Visual-G's prompts (spec section 4, generic visual workflow), drawn from a reference set and averaged."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 

@@ -7,8 +7,6 @@ suppression. A detector that does not beat them on the instances that were *not*
 carries over.
 """
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 
@@ -55,9 +53,7 @@ def baseline_detections(
         prompts[annotation["image_id"]].append(annotation)
     results = []
     for image_id in tqdm(image_ids, desc=kind, unit="image", disable=not progress):
-        if not prompts[image_id]:
-            continue
-        if (sample := dataset.read(index_of[image_id])) is None:
+        if not prompts[image_id] or (sample := dataset.read(index_of[image_id])) is None:
             continue
         array = sample.image
         height, width = array.shape[:2]
@@ -69,14 +65,8 @@ def baseline_detections(
             box = clip_boxes_to_image(torch.cat([box[:2], box[:2] + box[2:]])[None], small.shape[1:])[0]
             for found, score in _best(near, box):
                 x1, y1, x2, y2 = (found / shrink).tolist()
-                results.append(
-                    {
-                        "image_id": image_id,
-                        "category_id": annotation["category_id"],
-                        "bbox": [x1, y1, x2 - x1, y2 - y1],
-                        "score": float(score),
-                    }
-                )
+                row = {"image_id": image_id, "category_id": annotation["category_id"], "score": float(score)}
+                results.append(row | {"bbox": [x1, y1, x2 - x1, y2 - y1]})
     return results
 
 
@@ -117,9 +107,8 @@ def _features(backbone: nn.Module) -> Callable[[Tensor], Near]:
         joined = torch.cat([F.normalize(F.interpolate(m, cells, mode="bilinear"), dim=1) for m in maps[:2]], 1)
         joined = joined[..., : -(-image.shape[1] // STRIDE), : -(-image.shape[2] // STRIDE)]  # without the padding
         joined = joined - joined.mean((2, 3), keepdim=True)  # what all of the image has in common says nothing
-        sums = F.pad(
-            joined.double().cumsum(2).cumsum(3), (1, 0, 1, 0)
-        )  # of all above and left: any window's mean in four look-ups
+        # of all above and left: any window's mean in four look-ups
+        sums = F.pad(joined.double().cumsum(2).cumsum(3), (1, 0, 1, 0))
 
         def near(box: Tensor, scale: float) -> tuple[Tensor, Tensor]:
             x1, y1, x2, y2 = _whole(box / STRIDE, *joined.shape[2:])
@@ -138,8 +127,7 @@ def _features(backbone: nn.Module) -> Callable[[Tensor], Near]:
 
 def _window_means(sums: Tensor, height: int, width: int) -> Tensor:
     """Means of all windows of height x width cells, [1, C, H + 1 - height, W + 1 - width], from sums [1, C, H + 1, W +
-    1].
-    """
+    1]."""
     right = sums[..., width:] - sums[..., :-width]
     return ((right[..., height:, :] - right[..., :-height, :]) / (height * width)).float()
 

@@ -6,17 +6,16 @@ images are repeated (and for weights of one, the AP itself). Images that belong 
 drawn together.
 """
 
-from __future__ import annotations
-
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 import numpy as np
 
 from trex2_mini.evaluation.lvis import PER_IMAGE, best_of_each
-from trex2_mini.evaluation.metrics import match
+from trex2_mini.evaluation.metrics import among, match
 from trex2_mini.evaluation.trial import Answers
 
+INTERVAL = (0.025, 0.975)  # quantiles: 95 %
 LARGEST = 2e7  # numbers held at a time: so many resamples are done at once as fit
 
 
@@ -25,12 +24,8 @@ class Matched:
 
     def __init__(self, answers: Answers):
         self.image_ids, federated = list(answers.image_ids), answers.federated
-        images, categories = set(self.image_ids), set(answers.category_ids)
-
-        def counts(entry: dict) -> bool:
-            return entry["image_id"] in images and entry["category_id"] in categories
-
-        truth = [a for a in answers.truth["annotations"] if counts(a)]
+        images = set(self.image_ids)
+        truth = among(answers.truth["annotations"], images, set(answers.category_ids))
         with_truth = {a["category_id"] for a in truth if federated or not a.get("iscrowd", 0)}
         if not with_truth:
             raise ValueError("nothing to find: the chosen images hold no object of the chosen categories")
@@ -43,7 +38,7 @@ class Matched:
                 judged |= {(image["id"], category) for category in image["neg_category_ids"]}
                 partly |= {(image["id"], category) for category in image["not_exhaustive_category_ids"]}
             found = [d for d in found if (d["image_id"], d["category_id"]) in judged]
-        found = [d for d in found if counts(d) and d["category_id"] in with_truth]
+        found = among(found, images, with_truth)
         most = max(Counter((d["image_id"], d["category_id"]) for d in found).values(), default=1) if federated else 100
         evaluation = match(truth, found, images, with_truth, most)
         self.recalls, self.categories = evaluation.params.recThrs, []
@@ -101,8 +96,9 @@ def _columns(entries: list[dict], place: dict[int, int], partly: set) -> tuple[n
 
 def resampled(answers: Answers, resamples: int, seed: int) -> np.ndarray:
     """How many times each image counts, [resamples, images]: as many images (or groups of them) as there are, drawn
-    with replacement.
-    """
+    with replacement."""
+    if resamples < 1:
+        raise ValueError(f"expected resamples >= 1, got {resamples}")
     groups = answers.groups or {}
     keys = [("group", groups[i]) if i in groups else ("image", i) for i in answers.image_ids]
     known = {key: number for number, key in enumerate(dict.fromkeys(keys))}
@@ -110,23 +106,18 @@ def resampled(answers: Answers, resamples: int, seed: int) -> np.ndarray:
     return drawn[:, [known[key] for key in keys]].astype(float)
 
 
-def bootstrap(answers: Answers, resamples: int = 1000, seed: int = 0, level: float = 0.95) -> dict:
-    """A percentile interval of AP over images: {"AP", "low", "high", "resamples"}, in percent. Raises ValueError for a
-    number under 1."""
-    _check(resamples, level)
+def bootstrap(answers: Answers, resamples: int = 1000, seed: int = 0) -> dict:
+    """A 95 % interval of AP over images: {"AP", "low", "high", "resamples"}, in percent. Raises ValueError for a number
+    under 1."""
     matched = Matched(answers)
     spread = matched.ap(resampled(answers, resamples, seed))
-    low, high = np.nanquantile(spread, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.nanquantile(spread, INTERVAL)
     plain = matched.ap(np.ones((1, len(answers.image_ids))))[0]
     return {"AP": float(plain), "low": float(low), "high": float(high), "resamples": resamples}
 
 
 def bootstrap_difference(
-    first: Answers | Sequence[Answers],
-    second: Answers | Sequence[Answers],
-    resamples: int = 1000,
-    seed: int = 0,
-    level: float = 0.95,
+    first: Answers | Sequence[Answers], second: Answers | Sequence[Answers], resamples: int = 1000, seed: int = 0
 ) -> dict:
     """The same for AP(first) - AP(second), both on the same resampled images: far tighter than two intervals side by
     side.
@@ -134,10 +125,8 @@ def bootstrap_difference(
     Either may be a list of draws (answers of several seeds), whose mean AP is then compared.
 
     Returns {"difference", "low", "high", "above_zero", "resamples"}; above_zero is the share of resamples in which it
-    is positive.
-    Raises ValueError where the images are not the same.
+    is positive. Raises ValueError where the images are not the same.
     """
-    _check(resamples, level)
     groups = [[own] if isinstance(own, Answers) else list(own) for own in (first, second)]
     images = groups[0][0].image_ids
     if any(answers.image_ids != images for group in groups for answers in group):
@@ -145,17 +134,7 @@ def bootstrap_difference(
     weights = np.concatenate([np.ones((1, len(images))), resampled(groups[0][0], resamples, seed)])
     one, two = (np.mean([Matched(answers).ap(weights) for answers in group], axis=0) for group in groups)
     plain, spread = (one - two)[0], (one - two)[1:]
-    low, high = np.nanquantile(spread, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.nanquantile(spread, INTERVAL)
     above = float((spread[~np.isnan(spread)] > 0).mean())
-    return {
-        "difference": float(plain),
-        "low": float(low),
-        "high": float(high),
-        "above_zero": above,
-        "resamples": resamples,
-    }
-
-
-def _check(resamples: int, level: float) -> None:
-    if resamples < 1 or not 0 < level < 1:
-        raise ValueError(f"expected resamples >= 1 and a level in 0..1, got {resamples} and {level}")
+    interval = {"difference": float(plain), "low": float(low), "high": float(high)}
+    return interval | {"above_zero": above, "resamples": resamples}

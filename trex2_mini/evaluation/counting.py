@@ -7,8 +7,6 @@ with as many detections an image as the model has queries, or more in tiles. The
 looked at part by part, from nearer by.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +19,7 @@ from trex2_mini.datasets.emoji.sets import EMOJI_SETS, make_emoji_set
 from trex2_mini.detector import Detections, Detector
 from trex2_mini.evaluation.metrics import coco_ap
 from trex2_mini.evaluation.tiles import detect_in_tiles
+from trex2_mini.evaluation.trial import Options
 
 NO_PIXELS = np.zeros((0, 0, 3), np.uint8)
 THRESHOLDS = (0.02, 0.04, 0.06, 0.08, *(round(0.05 * step, 2) for step in range(2, 20)))
@@ -34,32 +33,22 @@ def open_counting(data: str | Path | CountingDataset, split: str = "test") -> Co
     return CountingDataset(make_emoji_set(str(data)) if str(data) in EMOJI_SETS else Path(data), split)
 
 
-def counting(
-    detector: Detector,
-    dataset: CountingDataset,
-    threshold: float = 0.3,
-    exemplars: int = EXEMPLARS,
-    limit: int | None = None,
-    progress: bool = True,
-    tiles: float = 0.0,
-) -> dict:
-    """Count on the first `limit` pictures. tiles: the side of a tile, in sides of an exemplar; 0: the whole picture at
-    once.
+def counting(detector: Detector, dataset: CountingDataset, options: Options) -> dict:
+    """Count on the first `limit` pictures, by `examples` boxes each.
 
     Returns:
         MAE, RMSE, bias (mean of count minus truth), in objects a picture; AP, AP50, AP75 (None without boxes);
-        MAE_constant, of always
-        answering the median of these very counts; MAE_by_threshold, to see what the choice of one is worth; mean_count,
-        exemplars,
-        threshold, tiles, images, prompts, categories; per_category {name: MAE}.
+        MAE_constant, of always answering the median of these very counts; MAE_by_threshold, to see what the choice of
+        one is worth; mean_count, exemplars, threshold, tiles, images, prompts, categories; per_category {name: MAE}.
 
     Raises ValueError for a threshold outside 0..1, or a number of exemplars that is not 1 to 3, or tiles of 1 side or
     less (0 is none).
     """
+    threshold, exemplars, tiles = options.threshold, options.examples, options.tiles
     if not 0 <= threshold <= 1:
         raise ValueError(f"threshold must lie in 0..1, got {threshold}")
     samples, found = [], []
-    for index in tqdm(range(len(dataset))[:limit], "counting", disable=not progress):
+    for index in tqdm(range(len(dataset))[: options.limit], "counting", disable=not options.progress):
         if (sample := dataset.read(index)) is None:
             continue
         found.append(count_one(detector, sample, exemplars, tiles))
@@ -108,11 +97,8 @@ def counted(found: Sequence[Detections], threshold: float) -> np.ndarray:
 def count_errors(answers: Sequence[float], counts: Sequence[int]) -> dict:
     """MAE, RMSE and bias (positive: too many counted), in objects a picture."""
     difference = np.asarray(answers, dtype=float) - np.asarray(counts, dtype=float)
-    return {
-        "MAE": float(np.abs(difference).mean()),
-        "RMSE": float(np.sqrt((difference**2).mean())),
-        "bias": float(difference.mean()),
-    }
+    mae, rmse = np.abs(difference).mean(), np.sqrt((difference**2).mean())
+    return {"MAE": float(mae), "RMSE": float(rmse), "bias": float(difference.mean())}
 
 
 def best_threshold(found: Sequence[Detections], counts: Sequence[int]) -> float:

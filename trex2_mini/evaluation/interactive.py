@@ -3,8 +3,6 @@
 All of it works on annotations alone, so the echo baseline of any COCO-format set can be had without its pictures.
 """
 
-from __future__ import annotations
-
 from collections import defaultdict
 
 import numpy as np

@@ -12,14 +12,12 @@ Computed by faster-coco-eval. Its own limit holds for each image *and category*,
 reach it.
 """
 
-from __future__ import annotations
-
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Sequence
 
 import numpy as np
 
-from trex2_mini.evaluation.metrics import asked_for, mean_precision, numbered
+from trex2_mini.evaluation.metrics import among, asked_for, mean_precision, mean_precisions, numbered
 
 FREQUENCIES = ("r", "c", "f")
 PER_IMAGE, PER_CATEGORY = 300, 10_000
@@ -53,16 +51,13 @@ def lvis_ap(
 
     images, categories = _checked(dataset_json)
     categories_asked, images_asked = asked_for(detections, categories, images, category_ids, image_ids)
-
-    def counts(entry: dict) -> bool:
-        return entry["image_id"] in images_asked and entry["category_id"] in categories_asked
-
-    known = filter(counts, dataset_json["annotations"])
+    known = among(dataset_json["annotations"], images_asked, categories_asked)
     truth = [numbered(a, number) | {"iscrowd": 0} for number, a in enumerate(known, 1)]
     if not truth:
         raise ValueError("nothing to find: the chosen images hold no object of the chosen categories")
     key, count = ("category_id", PER_CATEGORY) if fixed else ("image_id", PER_IMAGE)
-    found = [numbered(d, number) for number, d in enumerate(filter(counts, best_of_each(detections, key, count)), 1)]
+    best = among(best_of_each(detections, key, count), images_asked, categories_asked)
+    found = [numbered(d, number) for number, d in enumerate(best, 1)]
     shared = {
         "images": [images[i] for i in sorted(images_asked)],
         "categories": [categories[c] for c in sorted(categories_asked)],
@@ -76,16 +71,10 @@ def lvis_ap(
     evaluation.evaluate()
     evaluation.accumulate()
     precision = 100 * np.asarray(evaluation.eval["precision"])[..., 0, 0]  # (10 IoU thresholds, recalls, categories)
-    order = list(evaluation.params.catIds)
-    frequency = np.array([categories[c]["frequency"] for c in order])
-    result = {
-        "AP": mean_precision(precision),
-        "AP50": mean_precision(precision[0]),
-        "AP75": mean_precision(precision[5]),
-    }
-    result |= {f"AP_{group}": mean_precision(precision[..., frequency == group]) for group in FREQUENCIES}
-    each = {categories[c]["name"]: mean_precision(precision[..., k]) for k, c in enumerate(order)}
-    return result | {"per_category": {name: ap for name, ap in each.items() if ap is not None}}
+    order = [categories[c] for c in evaluation.params.catIds]
+    frequency = np.array([category["frequency"] for category in order])
+    groups = {f"AP_{group}": mean_precision(precision[..., frequency == group]) for group in FREQUENCIES}
+    return mean_precisions(precision, [category["name"] for category in order]) | groups
 
 
 def best_of_each(detections: Iterable[dict], key: str, count: int) -> list[dict]:

@@ -5,11 +5,9 @@ AP is the mean over IoU thresholds 0.50:0.05:0.95 and over categories, at most 1
 as "no match".
 """
 
-from __future__ import annotations
-
 import contextlib
 import io
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import numpy as np
 from pycocotools.coco import COCO
@@ -46,28 +44,24 @@ def coco_ap(
     names = {category["id"]: category["name"] for category in dataset_json["categories"]}
     images = {image["id"] for image in dataset_json["images"]}
     categories_asked, images_asked = asked_for(detections, names, images, category_ids, image_ids)
-
-    def asked(entry: dict) -> bool:
-        return entry["image_id"] in images_asked and entry["category_id"] in categories_asked
-
-    truth = [a for a in dataset_json["annotations"] if asked(a)]
+    truth = among(dataset_json["annotations"], images_asked, categories_asked)
     if all(entry.get("iscrowd", 0) for entry in truth):
         raise ValueError("nothing to find: the chosen images hold no object of the chosen categories")
     with_truth = {entry["category_id"] for entry in truth}
-    found = [d for d in detections if asked(d) and d["category_id"] in with_truth]
+    found = among(detections, images_asked, with_truth)
     evaluation = match(truth, found, images_asked, with_truth, max_detections, sizes)
     with contextlib.redirect_stdout(io.StringIO()):
         evaluation.accumulate()
     precision = 100 * evaluation.eval["precision"][..., 0]  # (10 IoU thresholds, recalls, categories, sizes: all first)
-    result = {
-        "AP": mean_precision(precision[..., 0]),
-        "AP50": mean_precision(precision[0, ..., 0]),
-        "AP75": mean_precision(precision[5, ..., 0]),
-    }
+    result = mean_precisions(precision[..., 0], [names[category] for category in sorted(with_truth)])
     if sizes:
         result |= {f"AP_{size}": mean_precision(precision[..., place]) for place, size in enumerate(SIZES, 1)}
-    each = {names[category]: mean_precision(precision[:, :, k, 0]) for k, category in enumerate(sorted(with_truth))}
-    return result | {"per_category": {name: ap for name, ap in each.items() if ap is not None}}
+    return result
+
+
+def among(entries: Iterable[dict], image_ids: Collection[int], category_ids: Collection[int]) -> list[dict]:
+    """The annotations or detections of these images and categories."""
+    return [e for e in entries if e["image_id"] in image_ids and e["category_id"] in category_ids]
 
 
 def match(
@@ -133,3 +127,11 @@ def mean_precision(precision: np.ndarray) -> float | None:
     """pycocotools marks what has no ground truth with a negative precision."""
     known = precision[precision >= 0]
     return float(known.mean()) if known.size else None
+
+
+def mean_precisions(precision: np.ndarray, names: Sequence[str]) -> dict:
+    """AP, AP50, AP75 and per_category of precisions [10 IoU thresholds, recalls, categories]; names of the last."""
+    each = {name: mean_precision(precision[..., k]) for k, name in enumerate(names)}
+    ap, ap50, ap75 = (mean_precision(own) for own in (precision, precision[0], precision[5]))
+    per_category = {name: own for name, own in each.items() if own is not None}
+    return {"AP": ap, "AP50": ap50, "AP75": ap75, "per_category": per_category}

@@ -10,8 +10,6 @@ Beside AP, what a user sees at a score threshold: how many instances are found, 
 false alarm.
 """
 
-from __future__ import annotations
-
 from collections import defaultdict
 
 import numpy as np
@@ -22,50 +20,33 @@ from trex2_mini.datasets.coco import CocoDataset
 from trex2_mini.detector import Detector
 from trex2_mini.evaluation.bootstrap import bootstrap_difference
 from trex2_mini.evaluation.interactive import Prompts, draw_prompts, only_others
-from trex2_mini.evaluation.trial import MAX_DETECTIONS, Answers
+from trex2_mini.evaluation.trial import EXAMPLES, MAX_DETECTIONS, Answers, Options, coco_results
 
-NEGATIVES = 3  # of a prompt, at most
+NEGATIVES = EXAMPLES["visual-i-negatives"]  # of a prompt, at most
 BETA = 0.3  # T-Rex-Omni's
 BETAS = (0.1, BETA, 1.0)
 
 
-def negatives(
-    detector: Detector,
-    dataset: CocoDataset,
-    labels: list[int],
-    most: int = NEGATIVES,
-    points: bool = False,
-    threshold: float = 0.3,
-    limit: int | None = None,
-    resamples: int = 0,
-    seed: int = 0,
-    progress: bool = True,
-) -> dict:
-    """Ask for those of `labels` that have look-alikes, on the first `limit` images, with up to `most` negatives a
-    prompt.
-
-    points: prompts and negatives are the centres of the boxes. threshold: from which score on an answer is found, or a
-    false alarm.
-    resamples: for 95 % intervals of what negatives of beta = BETA gain.
+def negatives(detector: Detector, dataset: CocoDataset, labels: list[int], options: Options) -> dict:
+    """Ask for those of `labels` that have look-alikes, with up to `examples` negatives a prompt; resamples are for 95 %
+    intervals of what negatives of beta = BETA gain.
 
     Returns:
         AP, AP50, AP75, of Visual-I with negatives of beta = BETA; AP_without, without them; AP_others,
-        AP_others_without, the same for the instances
-        that were not prompted (`only_others`; None where none is left); by_beta {beta: {AP, AP_others, found, alarms}},
-        "without" being one of
-        them; found and alarms: percent of the asked instances, and of the look-alikes, with an answer of at least
-        `threshold` at IoU >= 0.5.
-        With resamples also gain, gain_others {difference, low, high, ...}: AP - AP_without, by `bootstrap_difference`.
-        images, prompts, negatives (mean number a prompt), prompted_with, threshold, categories, per_category {name:
-        AP}.
+        AP_others_without, the same for the instances that were not prompted (`only_others`; None where none is left);
+        by_beta {beta: {AP, AP_others, found, alarms}}, "without" being one of them; found and alarms: percent of the
+        asked instances, and of the look-alikes, with an answer of at least `threshold` at IoU >= 0.5. With resamples
+        also gain, gain_others {difference, low, high, ...}: AP - AP_without, by `bootstrap_difference`. images,
+        prompts, negatives (mean number a prompt), prompted_with, threshold, categories, per_category {name: AP}.
 
     Raises ValueError where nothing has look-alikes, a threshold outside 0..1, more negatives than NEGATIVES.
     """
+    threshold, most, seed = options.threshold, options.examples, options.seed
     if not 0 <= threshold <= 1:
         raise ValueError(f"threshold must lie in 0..1, got {threshold}")
     if not 1 <= most <= NEGATIVES:
         raise ValueError(f"expected 1 to {NEGATIVES} negatives a prompt, got {most}")
-    images = dataset.coco["images"][:limit]
+    images = dataset.coco["images"][: options.limit]
     drawn = draw_prompts(dataset.coco, seed, None, {image["id"] for image in images})
     alike = look_alikes(dataset, drawn)
     chosen = {dataset.category_ids[label] for label in labels}
@@ -81,7 +62,7 @@ def negatives(
         ]
         for image, category in pairs
     }
-    detections = _ask(detector, dataset, pairs, shown, points, progress)
+    detections = _ask(detector, dataset, pairs, shown, options)
     pairs = {pair: annotation for pair, annotation in pairs.items() if pair[0] not in dataset.left_out}
     held: dict[tuple[int, int], list] = defaultdict(list)
     for annotation in dataset.coco["annotations"]:
@@ -101,18 +82,18 @@ def negatives(
         }
         for beta in detections
     }
-    gains = {"gain": whole, **({"gain_others": others} if some_left else {})} if resamples else {}
+    gains = {"gain": whole, **({"gain_others": others} if some_left else {})} if options.resamples else {}
     return {
         **scores[BETA],
         "AP_without": by_beta["without"]["AP"],
         "AP_others": by_beta[str(BETA)]["AP_others"],
         "AP_others_without": by_beta["without"]["AP_others"],
         "by_beta": by_beta,
-        **{key: bootstrap_difference(own[BETA], own[None], resamples, seed) for key, own in gains.items()},
+        **{key: bootstrap_difference(own[BETA], own[None], options.resamples, seed) for key, own in gains.items()},
         "images": len(ids),
         "prompts": len(pairs),
         "negatives": float(np.mean([len(own) for own in shown.values()])),
-        "prompted_with": "points" if points else "boxes",
+        "prompted_with": "points" if options.points else "boxes",
         "threshold": threshold,
         "categories": len(scores[BETA]["per_category"]),
     }
@@ -135,14 +116,14 @@ def look_alikes(dataset: CocoDataset, drawn: Prompts) -> dict[tuple[int, int], l
 
 
 def _ask(
-    detector: Detector, dataset: CocoDataset, pairs: Prompts, shown: dict, points: bool, progress: bool
+    detector: Detector, dataset: CocoDataset, pairs: Prompts, shown: dict, options: Options
 ) -> dict[float | None, list[dict]]:
     """beta (None: without negatives) -> detections as COCO results."""
     results: dict[float | None, list[dict]] = {beta: [] for beta in (None, *BETAS)}
-    kind = "points" if points else "boxes"
+    kind = "points" if options.points else "boxes"
     place = {image["id"]: index for index, image in enumerate(dataset.coco["images"])}
     before, encoded = None, None
-    for image, category in tqdm(sorted(pairs), "negatives", disable=not progress):
+    for image, category in tqdm(sorted(pairs), "negatives", disable=not options.progress):
         if image != before:
             before, sample = image, dataset.read(place[image])
             encoded = None if sample is None else detector.encode(sample.image)
@@ -150,19 +131,13 @@ def _ask(
             continue
         size = np.array([encoded.width, encoded.height] * 2)
         prompt, against = (
-            [_marks(annotation, size, points) for annotation in own]
+            [_marks(annotation, size, options.points) for annotation in own]
             for own in ([pairs[image, category]], shown[image, category])
         )
         for beta in results:
-            options = {} if beta is None else {f"negative_{kind}": against, "beta": beta}
-            found = detector.detect(
-                encoded, **{kind: prompt}, score_threshold=0, max_detections=MAX_DETECTIONS, **options
-            )
-            boxes = np.concatenate([found.boxes[:, :2], found.boxes[:, 2:] - found.boxes[:, :2]], 1)
-            results[beta] += [
-                {"image_id": image, "category_id": category, "bbox": box, "score": score}
-                for box, score in zip(boxes.tolist(), found.scores.tolist())
-            ]
+            asked = {kind: prompt} | ({} if beta is None else {f"negative_{kind}": against, "beta": beta})
+            found = detector.detect(encoded, **asked, score_threshold=0, max_detections=MAX_DETECTIONS)
+            results[beta] += coco_results(found, image, [category])
     return results
 
 

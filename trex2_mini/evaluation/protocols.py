@@ -18,20 +18,16 @@ Public beside `evaluate`: `answers` (the detections of one of PROTOCOLS or of vi
 bootstrap.py) and in repeat.py `repeated` (several draws).
 """
 
-from __future__ import annotations
-
 import dataclasses
 import time
+import warnings
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from trex2_mini.datasets.coco import CocoDataset
-from trex2_mini.datasets.registry import reference_of
 from trex2_mini.detector import Detector
 from trex2_mini.evaluation.bank import NO_POINTS, visual_bank
 from trex2_mini.evaluation.baselines import baseline_detections
@@ -39,74 +35,26 @@ from trex2_mini.evaluation.bootstrap import bootstrap
 from trex2_mini.evaluation.counting import counting, open_counting
 from trex2_mini.evaluation.interactive import Prompts, draw_prompts, echo_detections, only_others
 from trex2_mini.evaluation.lvis import lvis_ap
-from trex2_mini.evaluation.negatives import NEGATIVES, negatives
+from trex2_mini.evaluation.negatives import negatives
 from trex2_mini.evaluation.provenance import describe_code, describe_dataset, describe_file
 from trex2_mini.evaluation.region import region_ranks, region_scores
-from trex2_mini.evaluation.trial import Answers, Trial, as_coco, choose_labels, normalized, open_detector, opened
+from trex2_mini.evaluation.trial import (
+    Answers,
+    Options,
+    Trial,
+    as_coco,
+    choose_labels,
+    normalized,
+    open_detector,
+    opened,
+)
 from trex2_mini.evaluation.video import video
 from trex2_mini.model.visual_prompt import RegionPrompts
 from trex2_mini.prompt_bank import PromptBank
 
 PROTOCOLS = ("text", "visual-i", "visual-i-others", "visual-g", "mixed")  # AP over the images of a set
 ALL_PROTOCOLS = (*PROTOCOLS, "visual-i-negatives", "region", "region-visual", "counting", "video")
-EXAMPLES = {  # N, unless asked otherwise
-    "visual-g": 16, "mixed": 16, "region-visual": 16, "counting": 3, "video": 1, "visual-i-negatives": NEGATIVES
-}  # fmt: skip
 NO_BOXES = torch.zeros(0, 4)
-
-
-@dataclass(frozen=True)
-class Options:
-    """What a protocol may be asked besides the set; each is also a keyword of `evaluate` and `answers`.
-
-    reference: where visual-g, mixed and region-visual draw their examples (default `reference_of(data)`); categories
-        are looked up there by name.
-    examples: N, reference images a category (default 16); counting: boxes shown (1 to 3, default 3); video: frames
-        prompted (1); visual-i-negatives: negatives a prompt (1 to 3, default 3).
-    points: the visual-i protocols prompt with centre points instead of boxes.
-    synonyms: text asks by each category's first synonym instead of its name; those without one are left out.
-    baselines: of `baselines.BASELINES`, measured beside the detector by the visual-i protocols.
-    split: of counting only: the split of the set.
-    threshold: the score from which a detection is counted (counting), or is an answer or a false alarm
-        (visual-i-negatives).
-    tiles: of counting only: the side of a tile in sides of an exemplar, 0: no tiles (tiles.py).
-    limit: only the first so many images; video: clips.
-    resamples: of the images, for a 95 % interval of AP by bootstrap (AP_low, AP_high); 0: none.
-    seed: of every draw.
-    """
-
-    reference: str | Path | CocoDataset | None = None
-    examples: int | None = None
-    points: bool = False
-    synonyms: bool = False
-    baselines: Sequence[str] = ()
-    split: str = "test"
-    threshold: float = 0.3
-    tiles: float = 0.0
-    limit: int | None = None
-    resamples: int = 0
-    seed: int = 0
-    batch_size: int = 8
-    progress: bool = True
-
-    def of(self, protocol: str, data: str | Path | CocoDataset) -> Options:
-        """With the defaults of a protocol on a set. Raises ValueError: a number under 1, another protocol's option."""
-        for option, protocols in {
-            "synonyms": ("text",), "baselines": ("visual-i", "visual-i-others"), "tiles": ("counting",)
-        }.items():  # fmt: skip
-            if getattr(self, option) and protocol not in protocols:
-                owners = " and ".join(map(repr, protocols))
-                raise ValueError(f"{option} are for the protocol {owners}, not for {protocol!r}")
-        if self.resamples and protocol in ("region", "region-visual", "counting"):
-            raise ValueError(
-                f"resamples are for protocols that give an AP of all their detections, not for {protocol!r}"
-            )
-        examples = EXAMPLES.get(protocol, 16) if self.examples is None else self.examples
-        for what, number in {"examples": examples, "limit": self.limit, "batch_size": self.batch_size}.items():
-            if number is not None and number < 1:
-                raise ValueError(f"{what} must be at least 1, got {number}")
-        reference = reference_of(data) if self.reference is None else self.reference
-        return dataclasses.replace(self, examples=examples, reference=reference)
 
 
 def evaluate(
@@ -152,19 +100,18 @@ def evaluate(
             raise ValueError(f"counting has splits, not the category set {categories!r}: give split= (--split) instead")
         dataset = open_counting(data, options.split)
         folder, described = dataset.folder, describe_file(dataset.annotations)
-        scores = counting(
-            detector, dataset, options.threshold, options.examples, options.limit, options.progress, options.tiles
-        ) | {"split": options.split}
+        scores = counting(detector, dataset, options) | {"split": options.split}
     else:
         dataset = opened(data)
         folder, described = dataset.path.parent, describe_dataset(dataset)
+        told = detector.vocabulary if protocol in ("text", "mixed", "region") else None
+        if told and (unknown := [name for name in dataset.names if told.unknown(name)]):
+            said = f"{len(unknown)} of {len(dataset.names)} names have words that this checkpoint was never taught"
+            warnings.warn(f"{said}, and are hardly found by text: {', '.join(unknown[:5])}", stacklevel=2)
         if protocol.startswith("region"):
             scores = _region(_trial(detector, dataset, options), choose_labels(dataset, categories), protocol, options)
         elif protocol == "visual-i-negatives":
-            scores = negatives(
-                detector, dataset, choose_labels(dataset, categories), options.examples, options.points,
-                options.threshold, options.limit, options.resamples, options.seed, options.progress,
-            )  # fmt: skip
+            scores = negatives(detector, dataset, choose_labels(dataset, categories), options)
         else:
             given = answers(detector, dataset, protocol, categories, options)
             scores = given.measure()
@@ -212,7 +159,7 @@ def answers(
     dataset = opened(data)
     labels = choose_labels(dataset, categories)
     if protocol == "video":
-        return video(detector, dataset, labels, options.examples, options.limit, options.batch_size, options.progress)
+        return video(detector, dataset, labels, options)
     trial, truth = _trial(detector, dataset, options), dataset.coco
     details: dict = {}
     if protocol == "text":
@@ -269,7 +216,7 @@ def _region(trial: Trial, labels: list[int], protocol: str, options: Options) ->
         prompts = bank.embeddings
     else:
         with torch.inference_mode():
-            prompts = trial.detector.model.encode_text([trial.dataset.names[label] for label in labels])
+            prompts = trial.detector.encode_text([trial.dataset.names[label] for label in labels])
     scores = region_scores(region_ranks(trial, labels, prompts), trial.dataset.names)
     return scores | details | {"images": trial.images, "categories": len(scores["per_category"])}
 
@@ -289,11 +236,10 @@ def first_synonyms(dataset: CocoDataset) -> dict[int, str]:
 
 def text(trial: Trial, labels: list[int], phrases: list[str] | None = None) -> list[dict]:
     """Text: the names of `labels`, or `phrases`, one for each, are the prompts of every image. Returns detections as
-    COCO results.
-    """
+    COCO results."""
     phrases = [trial.dataset.names[label] for label in labels] if phrases is None else phrases
     with torch.inference_mode():
-        prompts = trial.detector.model.encode_text(phrases)
+        prompts = trial.detector.encode_text(phrases)
     return _same_prompts(trial, labels, prompts)
 
 
@@ -305,7 +251,7 @@ def visual_generic(trial: Trial, labels: list[int], bank: PromptBank) -> list[di
 def mixed(trial: Trial, labels: list[int], bank: PromptBank) -> list[dict]:
     """Mixed: (T + V) / 2, one for each of `labels`, are the prompts of every image."""
     with torch.inference_mode():
-        texts = trial.detector.model.encode_text(bank.names)
+        texts = trial.detector.encode_text(bank.names)
     return _same_prompts(trial, labels, (texts + bank.embeddings.to(texts.device)) / 2)
 
 

@@ -1,7 +1,5 @@
 """Where a number comes from: which weights, which data, which code. Every result carries these beside its values."""
 
-from __future__ import annotations
-
 import hashlib
 import subprocess
 from importlib.metadata import version

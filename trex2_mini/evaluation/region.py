@@ -5,8 +5,6 @@ category: T of the name (the paper's protocol, "region") or the V of a bank of e
 are left out.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 
 import numpy as np
@@ -54,8 +52,7 @@ def region_scores(rows: list[dict], names: list[str]) -> dict:
 
     Returns:
         top1, top5 over all boxes; top1_of_categories, the mean over categories (one box of a rare one counts for more);
-        most_frequent, the
-        top1 of always answering the commonest category; boxes; per_category {name: top1}.
+        most_frequent, the top1 of always answering the commonest category; boxes; per_category {name: top1}.
 
     Raises ValueError where there is no box.
     """

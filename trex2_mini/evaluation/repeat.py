@@ -3,11 +3,8 @@
 Visual-G and Visual-I depend on which examples are drawn; one draw is one number out of many.
 """
 
-from __future__ import annotations
-
-import numpy as np
-
 from trex2_mini.evaluation.protocols import evaluate
+from trex2_mini.evaluation.together import averaged
 from trex2_mini.evaluation.trial import open_detector
 
 NO_MEASURE = ("seconds", "threshold", "tiles")
@@ -27,18 +24,11 @@ def repeated(draws: int, checkpoint, data, protocol: str, categories: str = "all
     first = results[0] | weights
     if draws == 1:
         return first
-    measures = [key for key, value in first.items() if isinstance(value, float) and key not in NO_MEASURE]
-    by_seed = {key: [result[key] for result in results] for key in measures}
-    names = set().union(*(result["per_category"] for result in results))
-    own = {n: [r["per_category"][n] for r in results if n in r["per_category"]] for n in sorted(names)}
-    per_category = {name: float(np.mean(values)) for name, values in own.items()}
-    known = {key: [value for value in values if value is not None] for key, values in by_seed.items()}
+    measured = [{key: value for key, value in result.items() if key not in NO_MEASURE} for result in results]
+    means = averaged(measured)
     return {
         **{key: value for key, value in first.items() if key != "per_category"},
-        **{key: float(np.mean(values)) for key, values in known.items()},
         "seconds": round(sum(result["seconds"] for result in results), 1),
-        "draws": draws,
-        "std": {key: float(np.std(values, ddof=1)) for key, values in known.items()},
-        "by_seed": by_seed,
-        "per_category": per_category,
+        "by_seed": {key: [result[key] for result in results] for key in means["std"]},
+        **means,
     }

@@ -1,7 +1,5 @@
 """Tables of results: pandas DataFrames, and how they are written as Markdown."""
 
-from __future__ import annotations
-
 import pandas as pd
 from tabulate import tabulate
 

@@ -7,16 +7,15 @@ round it. Every point of the picture belongs to one tile, and that one answers f
 tiles overlap, so that it sees them whole.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
-from torchvision.ops import batched_nms, nms
+from torchvision.ops import batched_nms
 
 from trex2_mini.boxes import check_boxes, check_points
 from trex2_mini.detector import Detections, Detector, top_detections
@@ -30,8 +29,7 @@ BATCH = 16  # tiles encoded together
 
 def tile_starts(length: int, tile: int, overlap: int) -> list[int]:
     """Where the tiles along one side of a picture begin: evenly spread, the last ends with the picture, neighbours
-    share `overlap` px or more.
-    """
+    share `overlap` px or more."""
     if tile >= length:
         return [0]
     number = math.ceil((length - overlap) / (tile - overlap))
@@ -102,29 +100,16 @@ def detect_in_parts(
         for name, own in (given or {}).items():
             for place in np.asarray(own):
                 view, corner = _around(image, np.resize(place, 4), extent)
-                if kind == "boxes":
-                    shown.setdefault(name, []).append(
-                        (view, [(place - np.tile(corner, 2)).clip(0, [*extent, *extent])])
-                    )
-                else:
-                    shown.setdefault(name, []).append((view, None, [place - corner]))
+                box = [(place - np.tile(corner, 2)).clip(0, [*extent, *extent])] if kind == "boxes" else None
+                shown.setdefault(name, []).append((view, box, None if box else [place - corner]))
     if shown:
         prompts = together([detector.embed(shown), *([prompts] if prompts else [])])
     found = []
+    options |= {"prompts": prompts, "max_detections": max_detections, "class_agnostic_nms": class_agnostic_nms}
     for (x1, y1, x2, y2), own in grid:
-        part = detector.detect(
-            image[y1:y2, x1:x2], prompts=prompts, max_detections=max_detections,
-            class_agnostic_nms=class_agnostic_nms, **options,
-        )  # fmt: skip
-        part.boxes += np.array([x1, y1, x1, y1], np.float32)
-        centres = (part.boxes[:, :2] + part.boxes[:, 2:]) / 2
-        found.append(part[((centres >= own[:2]) & (centres < own[2:])).all(1)])
-    placed, scores = np.concatenate([own.boxes for own in found]), np.concatenate([own.scores for own in found])
-    labels = np.concatenate([own.labels for own in found])
-    groups = np.zeros_like(labels) if class_agnostic_nms else labels
-    keep = batched_nms(*map(torch.from_numpy, (placed, scores, groups)), DUPLICATE).numpy()[:max_detections]
-    used = max((own.queries for own in found if own.queries), default=None)
-    return Detections(placed[keep], scores[keep], labels[keep], found[0].names, used)
+        found.append(_answered(detector.detect(image[y1:y2, x1:x2], **options), x1, y1, own))
+    whole = _joined(found, class_agnostic_nms)[:max_detections]
+    return replace(whole, queries=max((own.queries for own in found if own.queries), default=None))
 
 
 @torch.inference_mode()
@@ -145,18 +130,27 @@ def detect_in_tiles(
         shown.append((view, [(box - np.tile(corner, 2)).clip(0, [*extent, *extent]).tolist()]))
     prompts = detector.embed({name: shown}).embeddings.to(detector.device)
 
-    boxes, scores = [], []
+    answers = []
     for start in range(0, len(grid), BATCH):
         part = grid[start : start + BATCH]
         features = detector.encode_batch([image[y1:y2, x1:x2] for (x1, y1, x2, y2), _ in part])
         output = detector.model.decode(features, prompts)
         sizes, most = [(extent[1], extent[0])] * len(part), detector.config.model.num_queries
-        for (tile, own), found in zip(part, top_detections(output.logits, output.boxes, sizes, [name], most)):
-            placed = found.boxes + np.tile(tile[:2], 2).astype(np.float32)
-            centres = (placed[:, :2] + placed[:, 2:]) / 2
-            answering = ((centres >= own[:2]) & (centres < own[2:])).all(1)
-            boxes.append(placed[answering])
-            scores.append(found.scores[answering])
-    together, score = np.concatenate(boxes), np.concatenate(scores)
-    keep = nms(torch.from_numpy(together), torch.from_numpy(score), DUPLICATE).numpy()  # by falling score
-    return Detections(together[keep], score[keep], np.zeros(len(keep), np.int64), [name])
+        for ((x1, y1, _, _), own), found in zip(part, top_detections(output.logits, output.boxes, sizes, [name], most)):
+            answers.append(_answered(found, x1, y1, own))
+    return _joined(answers)
+
+
+def _answered(found: Detections, x: int, y: int, own: np.ndarray) -> Detections:
+    """What was found in the part at (x, y), in pixels of the picture; of centres that lie in `own` alone."""
+    boxes = found.boxes + np.array([x, y, x, y], np.float32)
+    centres = (boxes[:, :2] + boxes[:, 2:]) / 2
+    return replace(found, boxes=boxes)[((centres >= own[:2]) & (centres < own[2:])).all(1)]
+
+
+def _joined(parts: Sequence[Detections], class_agnostic: bool = False) -> Detections:
+    """The detections of parts without those that show an object again, by falling score."""
+    boxes, scores, labels = (np.concatenate([getattr(p, k) for p in parts]) for k in ("boxes", "scores", "labels"))
+    groups = np.zeros_like(labels) if class_agnostic else labels
+    keep = batched_nms(*map(torch.from_numpy, (boxes, scores, groups)), DUPLICATE).numpy()
+    return Detections(boxes[keep], scores[keep], labels[keep], parts[0].names)

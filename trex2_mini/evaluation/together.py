@@ -52,8 +52,7 @@ class HeldTrial(Trial):
 
 def pieces(trial: Trial, memory: float) -> Iterator[HeldTrial]:
     """A trial in pieces whose features take about `memory` GiB each, in whole rounds of batches: the answers are those
-    of the whole trial.
-    """
+    of the whole trial."""
     model, batch = trial.detector.config.model, trial.batch_size * process()[1]
     tokens = sum((model.short_side // s + 1) * (model.long_side // s + 1) for s in model.strides)
     an_image = 4 * tokens * model.dim + 12 * tokens + 3 * model.short_side * model.long_side  # bytes
@@ -134,7 +133,7 @@ def together(
     labels = [label for label, name in enumerate(dataset.names) if name in banks[0].names]
     ids = [dataset.category_ids[label] for label in labels]
     trial = Trial(detector, dataset, len(dataset.coco["images"][:limit]), batch_size, progress)
-    words = detector.model.encode_text([dataset.names[label] for label in labels])
+    words = detector.encode_text([dataset.names[label] for label in labels])
     prompts = [draw_prompts(dataset.coco, s, set(ids), set(trial.image_ids)) for s in seeds]
     rows: dict[str, list[Packed] | list[list[dict]]] = {}
     for piece in pieces(trial, memory):

@@ -8,7 +8,7 @@ give exactly the numbers of one.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +19,9 @@ from torch import Tensor
 from trex2_mini.boxes import xyxy_to_normalized
 from trex2_mini.checkpoint import file_hash, load_model, state_hash
 from trex2_mini.datasets.coco import CocoDataset
-from trex2_mini.datasets.registry import open_dataset
+from trex2_mini.datasets.registry import open_dataset, reference_of
 from trex2_mini.datasets.sample import Sample
+from trex2_mini.detections import Detections
 from trex2_mini.detector import Detector, top_detections
 from trex2_mini.evaluation.bank import encode_in_batches
 from trex2_mini.evaluation.lvis import lvis_ap
@@ -31,6 +32,61 @@ from trex2_mini.processes import process
 
 CATEGORY_SETS = ("all", "trained", "novel")
 MAX_DETECTIONS = 300  # an image
+EXAMPLES = {"counting": 3, "video": 1, "visual-i-negatives": 3}  # N, unless asked otherwise; 16 of the others
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a protocol may be asked besides the set; each is also a keyword of `evaluate` and `answers`.
+
+    reference: where visual-g, mixed and region-visual draw their examples (default `reference_of(data)`); categories
+        are looked up there by name.
+    examples: N, reference images a category (default 16); counting: boxes shown (1 to 3, default 3); video: frames
+        prompted (1); visual-i-negatives: negatives a prompt (1 to 3, default 3).
+    points: the visual-i protocols prompt with centre points instead of boxes.
+    synonyms: text asks by each category's first synonym instead of its name; those without one are left out.
+    baselines: of `baselines.BASELINES`, measured beside the detector by the visual-i protocols.
+    split: of counting only: the split of the set.
+    threshold: the score from which a detection is counted (counting), or is an answer or a false alarm
+        (visual-i-negatives).
+    tiles: of counting only: the side of a tile in sides of an exemplar, 0: no tiles (tiles.py).
+    limit: only the first so many images; video: clips.
+    resamples: of the images, for a 95 % interval of AP by bootstrap (AP_low, AP_high); 0: none.
+    seed: of every draw.
+    """
+
+    reference: str | Path | CocoDataset | None = None
+    examples: int | None = None
+    points: bool = False
+    synonyms: bool = False
+    baselines: Sequence[str] = ()
+    split: str = "test"
+    threshold: float = 0.3
+    tiles: float = 0.0
+    limit: int | None = None
+    resamples: int = 0
+    seed: int = 0
+    batch_size: int = 8
+    progress: bool = True
+
+    def of(self, protocol: str, data: str | Path | CocoDataset) -> Options:
+        """With the defaults of a protocol on a set. Raises ValueError: a number under 1, another protocol's option."""
+        for option, protocols in {
+            "synonyms": ("text",), "baselines": ("visual-i", "visual-i-others"), "tiles": ("counting",)
+        }.items():  # fmt: skip
+            if getattr(self, option) and protocol not in protocols:
+                owners = " and ".join(map(repr, protocols))
+                raise ValueError(f"{option} are for the protocol {owners}, not for {protocol!r}")
+        if self.resamples and protocol in ("region", "region-visual", "counting"):
+            raise ValueError(
+                f"resamples are for protocols that give an AP of all their detections, not for {protocol!r}"
+            )
+        examples = EXAMPLES.get(protocol, 16) if self.examples is None else self.examples
+        for what, number in {"examples": examples, "limit": self.limit, "batch_size": self.batch_size}.items():
+            if number is not None and number < 1:
+                raise ValueError(f"{what} must be at least 1, got {number}")
+        reference = reference_of(data) if self.reference is None else self.reference
+        return replace(self, examples=examples, reference=reference)
 
 
 class Packed(Sequence):
@@ -141,12 +197,18 @@ def as_coco(
     sizes, results = [sample.image.shape[:2] for sample in samples], []
     best = top_detections(output.logits, output.boxes, sizes, dataset.names, MAX_DETECTIONS, nms_iou)
     for sample, labels, found in zip(samples, columns, best):
-        boxes = np.concatenate([found.boxes[:, :2], found.boxes[:, 2:] - found.boxes[:, :2]], 1)
-        for box, score, column in zip(boxes.tolist(), found.scores.tolist(), found.labels.tolist()):
-            if column < len(labels):
-                category = dataset.category_ids[labels[column]]
-                results.append({"image_id": sample.image_id, "category_id": category, "bbox": box, "score": score})
+        asked = [dataset.category_ids[label] for label in labels]
+        results += coco_results(found[found.labels < len(labels)], sample.image_id, asked)
     return results
+
+
+def coco_results(found: Detections, image_id: int, category_ids: Sequence[int]) -> list[dict]:
+    """Detections as COCO results, in full precision. category_ids: of each label."""
+    boxes = np.concatenate([found.boxes[:, :2], found.boxes[:, 2:] - found.boxes[:, :2]], 1)
+    return [
+        {"image_id": image_id, "category_id": category_ids[label], "bbox": box, "score": score}
+        for box, score, label in zip(boxes.tolist(), found.scores.tolist(), found.labels.tolist())
+    ]
 
 
 def normalized(annotations: list[dict], sample: Sample) -> Tensor:

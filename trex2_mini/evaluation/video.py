@@ -6,8 +6,6 @@ categories that were: nothing is tracked, each frame is detected alone. The set 
 "video_id" and "frame_index".
 """
 
-from __future__ import annotations
-
 from collections import defaultdict
 
 import numpy as np
@@ -18,7 +16,7 @@ from trex2_mini.datasets.coco import CocoDataset
 from trex2_mini.datasets.sample import normalized_boxes
 from trex2_mini.detector import Detector
 from trex2_mini.evaluation.bank import NO_POINTS, encode_in_batches
-from trex2_mini.evaluation.trial import Answers, as_coco
+from trex2_mini.evaluation.trial import Answers, Options, as_coco
 from trex2_mini.model.visual_prompt import RegionPrompts
 
 
@@ -35,15 +33,7 @@ def clips(dataset: CocoDataset) -> list[list[int]]:
     return [grouped[clip] for clip in sorted(grouped)]
 
 
-def video(
-    detector: Detector,
-    dataset: CocoDataset,
-    labels: list[int],
-    examples: int = 1,
-    limit: int | None = None,
-    batch_size: int = 8,
-    progress: bool = True,
-) -> Answers:
+def video(detector: Detector, dataset: CocoDataset, labels: list[int], options: Options) -> Answers:
     """Detections on the frames that were not prompted, of the first `limit` clips.
 
     details: clips, prompts (categories asked for, summed over clips), examples, echo (AP of answering the boxes of the
@@ -54,8 +44,9 @@ def video(
     """
     images, category_ids = dataset.coco["images"], dataset.category_ids
     detections, echo, truth, distance = [], [], [], {}
-    chosen, asked, held = clips(dataset)[:limit], 0, dataset.annotations_by_image()
-    for frames in tqdm(chosen, "clips", disable=not progress):
+    examples, asked, held = options.examples, 0, dataset.annotations_by_image()
+    chosen = clips(dataset)[: options.limit]
+    for frames in tqdm(chosen, "clips", disable=not options.progress):
         if examples >= len(frames):
             raise ValueError(f"expected fewer prompted frames than the clip's {len(frames)}, got {examples}")
         shown = [frames[place * len(frames) // examples] for place in range(examples)]
@@ -74,7 +65,7 @@ def video(
             ]
         if not own:
             continue
-        for samples, features in encode_in_batches(detector, dataset, later, batch_size, None):
+        for samples, features in encode_in_batches(detector, dataset, later, options.batch_size, None):
             with torch.inference_mode():
                 output = detector.model.decode(features, prompts)
             detections += as_coco(detector, dataset, samples, output, [own] * len(samples))

@@ -5,8 +5,6 @@ The whole state is in traits that Python can read and set, so it also works with
 pixels of the original image.
 """
 
-from __future__ import annotations
-
 import base64
 import io
 import math

@@ -1,8 +1,6 @@
 """Generic visual prompts by hand: examples are collected over several images, looked at, dropped, and embedded into a
 PromptBank (spec section 4)."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -75,7 +73,11 @@ class BankBuilder:
         """
         bank = PromptBank.load(Path(path).expanduser())
         vectors = bank.vectors_for(self.detector.weights, self.detector.config.model.dim, allow_other_model)
-        known = {name_key(name): name for name in self.loaded}
-        self.loaded |= {known.get(name_key(n), n): vector for n, vector in zip(bank.names, vectors)}
-        self._bank = None
+        self.add_vectors(bank.names, vectors)
         return bank
+
+    def add_vectors(self, names: Sequence[str], vectors: torch.Tensor) -> None:
+        """Vectors [C, D] of this model; they replace those that were loaded under these names."""
+        known = {name_key(name): name for name in self.loaded}
+        self.loaded |= {known.get(name_key(name), name): vector for name, vector in zip(names, vectors)}
+        self._bank = None

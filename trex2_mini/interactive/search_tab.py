@@ -1,7 +1,5 @@
 """Find in a folder what the studio is asked for now: its words, its bank, the boxes and points on its image."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import ipywidgets

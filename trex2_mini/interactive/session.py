@@ -4,8 +4,6 @@ autosave file of it all.
 No widget is in here. PromptStudio (studio.py) shows a Session and fills it.
 """
 
-from __future__ import annotations
-
 import io
 import json
 import os
@@ -49,6 +47,8 @@ class Session:
 
     def __init__(self, detector: Detector, images: Any = None, autosave: str | Path | None = None):
         self.detector, self.autosave = detector, None if autosave is None else Path(autosave).expanduser()
+        if self.autosave is not None and self.autosave.is_dir():
+            raise ValueError(f"autosave: expected a file, and {autosave} is a folder; name a file in it")
         self.sources: dict[str, Any] = {}
         self.work: dict[str, dict] = {}
         self.history: list[dict] = []

@@ -6,8 +6,6 @@ mix, points may be negative, and nothing drawn is lost: every change goes to the
 public method, so everything also works without a browser.
 """
 
-from __future__ import annotations
-
 import html
 import time
 import warnings
@@ -27,6 +25,7 @@ from trex2_mini.interactive.canvas import PromptCanvas, as_proposals, data_url, 
 from trex2_mini.interactive.search_tab import SearchTab
 from trex2_mini.interactive.session import Session, pictures_of
 from trex2_mini.names import name_key, split_names, unique_names
+from trex2_mini.weights.tuning import Tuned, tune
 
 __all__ = ["PromptCanvas", "PromptStudio"]
 
@@ -261,6 +260,21 @@ class PromptStudio(ipywidgets.VBox):
         bank = self.session.bank.load(path, allow_other_model)
         self._bank_changed(f"loaded {', '.join(bank.names)}")
 
+    def tune(self) -> Tuned:
+        """Tune a vector for each name on what was accepted and drawn on two or more images, see `weights.tuning.tune`;
+        the vectors join the bank. Every object of these names on these images should be accepted or drawn."""
+        labelled = []
+        for name, (_, _, found) in self.annotations().items():
+            boxes: dict[str, list] = {}
+            for label, _, box in found:
+                boxes.setdefault(label, []).append(box)
+            labelled.append((self.session.image(name), boxes))
+        self.say("tuning: about ten seconds for ten images")
+        tuned = tune(self.detector, labelled, strengths=["vectors"], progress=False)
+        self.session.bank.add_vectors(tuned.bank.names, tuned.bank.embeddings)
+        self._bank_changed(tuned.line)
+        return tuned
+
     def detect_folder(self, folder: str | Path, out: str | Path | None = None) -> dict[str, int]:
         """The workflow's words and bank on a whole folder, see `annotations.detect_folder`; out: a COCO JSON file, else
         one in the folder."""
@@ -376,6 +390,7 @@ class PromptStudio(ipywidgets.VBox):
             "collect": ("Collect examples", "Take the positive boxes of this image into the bank", self.collect),
             "save-bank": ("Save bank", "Write the bank", lambda: self.save_bank(bank_path.value, official.value)),
             "load-bank": ("Load bank", "Add a saved bank", lambda: self.load_bank(bank_path.value)),
+            "tune": ("Tune", "Learn the names from what is accepted and drawn on several images", self.tune),
             "export": (
                 "Export",
                 "Write a data set into the folder",
@@ -410,7 +425,7 @@ class PromptStudio(ipywidgets.VBox):
             [self.counts, button["accept-shown"]],
         ]
         below = [
-            [button["collect"], bank_path, button["save-bank"], button["load-bank"], official],
+            [button["collect"], bank_path, button["save-bank"], button["load-bank"], button["tune"], official],
             [self.gallery],
             [export_path, form, button["export"], button["detect-folder"]],
             [self.finder],

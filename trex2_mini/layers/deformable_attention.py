@@ -6,8 +6,6 @@ used on GPUs, and `weighted_gather` (gather_sum.py), about three times as fast o
 `compile_attention` fuses either.
 """
 
-from __future__ import annotations
-
 import functools
 import math
 import shutil
@@ -81,8 +79,7 @@ def compiled_sum() -> Callable[..., Tensor]:
 
 def compile_attention(model: Model) -> Model:
     """The same model; without gradients, every deformable attention in it computes `compiled_sum`. See there for what
-    that needs.
-    """
+    that needs."""
     for module in model.modules():
         if isinstance(module, DeformableAttention):
             module.compiled = compiled_sum()
@@ -121,8 +118,7 @@ class DeformableAttention(nn.Module):
 
     def values(self, source: Tensor, padding: Tensor | None) -> Tensor:
         """What the queries gather: source [B, N, D] projected, zero where padding [B, N] is True, by heads [B, N, H, D
-        / H].
-        """
+        / H]."""
         value = self.value_proj(source)
         if padding is not None:
             value = value.masked_fill(padding[..., None], 0.0)

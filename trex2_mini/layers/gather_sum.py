@@ -5,8 +5,6 @@ other (factors). The sum is a sparse matrix [R, rows] times the table, so here t
 transpose, and a sampled dense product.
 """
 
-from __future__ import annotations
-
 import warnings
 
 import scipy.sparse

@@ -1,7 +1,5 @@
 """The small perceptron of DETR's box heads, and the feed-forward block of its transformer layers."""
 
-from __future__ import annotations
-
 from torch import Tensor, nn
 
 

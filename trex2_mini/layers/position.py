@@ -1,7 +1,5 @@
 """Fixed sine-cosine position embeddings: of a feature map's cells (DETR, DINO) and of coordinates (eq. 1 and 2)."""
 
-from __future__ import annotations
-
 import math
 
 import torch
@@ -21,6 +19,5 @@ def sine_embedding(coordinates: Tensor, dim: int, temperature: float = 10_000.0)
 
 def image_position(centres: Tensor, dim: int, temperature: float) -> Tensor:
     """Position embedding of cells: centres [..., 2] as (x, y) in 0..1 -> [..., dim], first half of y, second of x
-    (DETR's order).
-    """
+    (DETR's order)."""
     return sine_embedding(centres.flip(-1), dim // 2, temperature)

@@ -5,8 +5,6 @@ of length sqrt(D)), and a batch's repeated categories share one text embedding, 
 negative. The t_j are those of the batch's categories and of the iteration's sampled negative names.
 """
 
-from __future__ import annotations
-
 import math
 
 import torch.nn.functional as F

@@ -2,8 +2,6 @@
 encoder's selection, and on the denoising queries (paper, section 3; weights 1, 5, 2). Sums are divided by the number of
 objects in the batch."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch
@@ -38,23 +36,33 @@ def detection_losses(
     """
     objects = max(1, sum(len(b) for b in targets.boxes))
     losses: dict[str, Tensor] = {}
+
+    def add(suffix: str, layer: DecoderOutput, at: tuple, label: Tensor, box: Tensor, times: int = 1, absent=None):
+        """One layer's losses divided by `times`; query at[1] of image at[0] is responsible for (label, box)."""
+        truth = torch.zeros_like(layer.logits)
+        truth[at[0], at[1], label] = 1.0
+        logits = layer.logits if prompt_mask is None else layer.logits.masked_fill(~prompt_mask[:, None], 0.0)
+        focal = sigmoid_focal_loss(logits.float(), truth.float(), config.focal_alpha, config.focal_gamma)
+        if prompt_mask is not None:
+            focal = focal * prompt_mask[:, None]
+        if absent is not None:
+            focal = focal * ~absent[..., None]
+        predicted = layer.boxes[at].float()
+        l1 = (predicted - box).abs().sum()
+        corners = (box_convert(own, "cxcywh", "xyxy") for own in (predicted, box))
+        giou = generalized_box_iou_loss(*corners, reduction="sum")
+        weighted = (config.loss_class * focal.sum(), config.loss_l1 * l1, config.loss_giou * giou)
+        for name, value in zip(("class", "l1", "giou"), weighted):
+            losses[name + suffix] = losses.get(name + suffix, 0.0) + value / (objects * times)
+
+    costs = (config.cost_class, config.cost_l1, config.cost_giou, config.focal_alpha, config.focal_gamma)
     for index, layer in enumerate([output, *output.auxiliary]):
-        pairs = match(
-            layer.logits,
-            layer.boxes,
-            targets.labels,
-            targets.boxes,
-            config.cost_class,
-            config.cost_l1,
-            config.cost_giou,
-            config.focal_alpha,
-            config.focal_gamma,
-        )
+        pairs = match(layer.logits, layer.boxes, targets.labels, targets.boxes, *costs)
         image = torch.cat([torch.full_like(query, i) for i, (query, _) in enumerate(pairs)])
         query = torch.cat([query for query, _ in pairs])
         label = torch.cat([labels[t] for labels, (_, t) in zip(targets.labels, pairs, strict=True)])
         box = torch.cat([boxes[t] for boxes, (_, t) in zip(targets.boxes, pairs, strict=True)])
-        _add(losses, "_aux" if index else "", layer, (image, query), label, box, objects, config, prompt_mask)
+        add("_aux" if index else "", layer, (image, query), label, box)
     if denoising is not None:
         image, item = denoising.real.nonzero(as_tuple=True)
         query = denoising.positives()[:, item].flatten()  # (groups * objects)
@@ -63,50 +71,5 @@ def detection_losses(
         box = torch.cat(targets.boxes).repeat(denoising.groups, 1)
         absent = ~denoising.real.repeat(1, 2 * denoising.groups)  # (B, M): padded queries carry no loss
         for layer in output.denoising:
-            _add(
-                losses,
-                "_dn",
-                layer,
-                (image, query),
-                label,
-                box,
-                objects * denoising.groups,
-                config,
-                prompt_mask,
-                absent,
-            )
+            add("_dn", layer, (image, query), label, box, denoising.groups, absent)
     return losses
-
-
-def _add(
-    losses: dict[str, Tensor],
-    suffix: str,
-    layer: DecoderOutput,
-    at: tuple[Tensor, Tensor],
-    label: Tensor,
-    box: Tensor,
-    objects: int,
-    config: TrainConfig,
-    prompt_mask: Tensor | None,
-    absent: Tensor | None = None,
-) -> None:
-    """Add one layer's losses; query at[1] of image at[0] is responsible for (label, box)."""
-    truth = torch.zeros_like(layer.logits)
-    truth[at[0], at[1], label] = 1.0
-    logits = layer.logits if prompt_mask is None else layer.logits.masked_fill(~prompt_mask[:, None], 0.0)
-    focal = sigmoid_focal_loss(logits.float(), truth.float(), config.focal_alpha, config.focal_gamma)
-    if prompt_mask is not None:
-        focal = focal * prompt_mask[:, None]
-    if absent is not None:
-        focal = focal * ~absent[..., None]
-    predicted = layer.boxes[at].float()
-    l1 = (predicted - box).abs().sum()
-    giou = generalized_box_iou_loss(
-        box_convert(predicted, "cxcywh", "xyxy"), box_convert(box, "cxcywh", "xyxy"), reduction="sum"
-    )
-    for name, value in (
-        ("class", config.loss_class * focal.sum()),
-        ("l1", config.loss_l1 * l1),
-        ("giou", config.loss_giou * giou),
-    ):
-        losses[name + suffix] = losses.get(name + suffix, 0.0) + value / objects

@@ -1,7 +1,5 @@
 """Hungarian matching of queries with ground truth (DETR): class 2, L1 5, GIoU 2 in the paper."""
 
-from __future__ import annotations
-
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor

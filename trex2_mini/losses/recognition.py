@@ -7,8 +7,6 @@ Co-DETR (arXiv 2211.12860): more teachers for the encoder, no cost in use. A sma
 than days needs it: its backbone knew its objects much better than its encoder did.
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor

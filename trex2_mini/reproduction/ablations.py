@@ -10,8 +10,6 @@ one kind: budgets are equal in steps and pictures, and the seconds stand beside.
     python -m trex2_mini ablate --out data/ablations --steps 1000 --seeds 0 1
 """
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import time
@@ -82,8 +80,7 @@ def small_world() -> list[EmojiCategory]:
 
 def small_set(folder: Path, seed: int, scenes: int, categories: int) -> CocoDataset:
     """Scenes of the small world on disk, every category in as many of them, give or take one; made unless they are
-    there.
-    """
+    there."""
     catalogue, rng = small_world(), np.random.default_rng(seed)
     generator = SceneGenerator(seed=seed, include_novel=True, catalogue=catalogue)
     file, images = folder / "annotations.json", folder / "images"
@@ -134,8 +131,7 @@ def ablate(
 
     Returns:
         One dict a run: variant, seed, steps, changed {option: value}, AP {"protocol/category set": percent}, loss (a
-        list of
-        [step, total]), seconds of training, versions, commit.
+        list of [step, total]), seconds of training, versions, commit.
     """
     configs = {(variant, seed): variant_config(variant, steps, seed) for seed in seeds for variant in variants}
     results = []
@@ -174,13 +170,10 @@ def compare(results: Sequence[dict], base: str = "joint") -> dict[str, dict[str,
 
 def noise(results: Sequence[dict], measure: str) -> tuple[float, int]:
     """(standard deviation of a run, its degrees of freedom): what is left of `measure` once each variant has its level
-    and each seed its
-    shift. These are randomized blocks, the seeds being the blocks: all runs together say how far chance moves one,
-    which two runs of one
-    variant cannot. It takes the spread to be the same for all variants; those that cannot do a thing at all (words
-    alone asked for examples)
-    have nearly none and make it a little too small. (nan, 0) where nothing is left: one seed or one variant.
-    """
+    and each seed its shift. These are randomized blocks, the seeds being the blocks: all runs together say how far
+    chance moves one, which two runs of one variant cannot. It takes the spread to be the same for all variants; those
+    that cannot do a thing at all (words alone asked for examples) have nearly none and make it a little too small.
+    (nan, 0) where nothing is left: one seed or one variant."""
     variants, seeds = (sorted({r[key] for r in results}) for key in ("variant", "seed"))
     design = np.array(
         [[*(r["variant"] == v for v in variants), *(r["seed"] == s for s in seeds)] for r in results], float
@@ -193,8 +186,7 @@ def noise(results: Sequence[dict], measure: str) -> tuple[float, int]:
 
 def half_interval(results: Sequence[dict], measure: str, pairs: int) -> float:
     """Half of Student's 95 % interval of the mean difference of two variants over `pairs` seeds; infinite where no
-    `noise` is known.
-    """
+    `noise` is known."""
     deviation, freedom = noise(results, measure)
     return float(t.ppf(0.975, freedom) * deviation * np.sqrt(2 / pairs)) if freedom else np.inf
 

@@ -144,8 +144,7 @@ def parameters_of(notebook: Path) -> set[str]:
 
 def execute(run: Run, folder: Path) -> dict:
     """Run a notebook in `folder` (executed.ipynb, metrics.json, status.json). Never raises: status is "done" or says
-    what failed.
-    """
+    what failed."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "metrics.json").unlink(missing_ok=True)  # of an earlier try
     start, status = time.perf_counter(), "done"
@@ -255,8 +254,7 @@ def _share_cores(threads: str) -> None:
 
 def measures(metrics: dict, prefix: str = "") -> dict[str, float]:
     """The finite numbers of a metrics.json, nested names joined by "/"; where they come from (NOT_MEASURED) is left
-    out.
-    """
+    out."""
     found = {}
     for key, value in metrics.items():
         if key in NOT_MEASURED:
@@ -270,8 +268,7 @@ def measures(metrics: dict, prefix: str = "") -> dict[str, float]:
 
 def write_table(states: dict[Path, dict], out: Path) -> pd.DataFrame:
     """The table of all runs {folder: state}, written as table.csv, table.md and table.html (with the notebooks'
-    pictures).
-    """
+    pictures)."""
     rows, pictures = [], []
     for folder, state in states.items():
         base = state | {"parameters": ", ".join(f"{key}={value}" for key, value in state["parameters"].items())}

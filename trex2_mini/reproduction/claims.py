@@ -100,8 +100,7 @@ class Finding:
 
 def compared(more: np.ndarray, less: np.ndarray, over: str, level: float = 0.95) -> Compared | None:
     """Two arrays [1 + R], the plain number first, then its resamples. None where a plain number is NaN: there was
-    nothing to measure.
-    """
+    nothing to measure."""
     if math.isnan(more[0]) or math.isnan(less[0]):
         return None
     low, high = np.nanquantile((more - less)[1:], [(1 - level) / 2, (1 + level) / 2])
@@ -110,8 +109,7 @@ def compared(more: np.ndarray, less: np.ndarray, over: str, level: float = 0.95)
 
 class Resampled:
     """A set's measures under common resamples of its images: arrays [1 + R] of percents, the plain number first,
-    averaged over the draws.
-    """
+    averaged over the draws."""
 
     def __init__(self, found: Together, resamples: int, seed: int = 0):
         self.found, first = found, found.answers["text"][0]
@@ -146,8 +144,7 @@ class Resampled:
 
 def over_sets(values: Sequence[float], resamples: int, statistic: Callable = np.mean, seed: int = 0) -> np.ndarray:
     """[1 + R]: a statistic of one number a set, and of as many sets drawn with replacement; the same sets for every
-    list of this length.
-    """
+    list of this length."""
     drawn = np.random.default_rng(seed).integers(len(values), size=(resamples, len(values)))
     own = np.asarray(values, dtype=float)
     return np.concatenate([[statistic(own)], statistic(own[drawn], axis=1)])
@@ -155,8 +152,7 @@ def over_sets(values: Sequence[float], resamples: int, statistic: Callable = np.
 
 def over_seeds(ablations: Sequence[dict], measure: str, more: str, less: str) -> Compared | None:
     """Two trained variants, in pairs of one seed, with `ablations.half_interval` of their difference; None where that
-    is unknown.
-    """
+    is unknown."""
     runs = [
         {run["seed"]: run["AP"][measure] for run in ablations if run["variant"] == variant} for variant in (more, less)
     ]
@@ -242,8 +238,7 @@ def sweep_spread(sweep: dict[int, list[Answers]], resamples: int, seed: int = 0)
 
 def round_shares(detector: Detector, sample: Sample, rounds: int = 20) -> np.ndarray:
     """What a further prompt takes, prompt encoder and decoder, in percent of a pass that encodes the image too: one
-    number a round.
-    """
+    number a round."""
     boxes = {"object": sample.boxes[:1].tolist()}
     encoded = detector.encode(sample.image)
     detector.detect(encoded, boxes=boxes)  # what is kept for further prompts is there from now on

@@ -1,8 +1,6 @@
 """The numbers of the paper's tables 1 to 10 (arXiv 2403.14610v1), as data: paper.json beside this file. AP in percent;
 None: not given."""
 
-from __future__ import annotations
-
 import json
 from functools import cache
 from pathlib import Path

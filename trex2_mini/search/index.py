@@ -10,8 +10,6 @@ On disk, in one folder: `index.json` (what made it), `vectors.f16` (a row a pict
 run goes on.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import os
@@ -27,7 +25,7 @@ from tqdm import tqdm
 from trex2_mini.datasets.scenes.catalogue import load_catalogue
 from trex2_mini.detections import Detections, top_detections
 from trex2_mini.detector import Detector, EncodedImage
-from trex2_mini.images import UnreadablePicture, picture_endings
+from trex2_mini.images import UnreadablePicture, looks_like_picture, warn_of_heic
 from trex2_mini.model.box_decoder import ABSENT
 from trex2_mini.paths import locked, read_json, write_text
 from trex2_mini.prompt_bank import PromptBank
@@ -215,12 +213,13 @@ def telling(logits: Tensor, count: int) -> Tensor:
 def pictures_below(folder: Path) -> Iterator[tuple[str, os.stat_result]]:
     """(path relative to `folder`, status) of its pictures and those of the folders in it, by name.
 
-    Hidden folders are left out, and links that lead out of the folder.
+    What is hidden is left out, and links that lead out of the folder; HEIC without its package is warned of.
     """
-    known, root = picture_endings(), folder.resolve()
+    root, paths = folder.resolve(), []
     for place, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(files):
-            path = Path(place, name)
-            if path.suffix.lower() in known and path.resolve().is_relative_to(root) and path.is_file():
+            paths.append(path := Path(place, name))
+            if looks_like_picture(path) and path.resolve().is_relative_to(root) and path.is_file():
                 yield path.relative_to(folder).as_posix(), path.stat()
+    warn_of_heic(folder, paths)

@@ -5,8 +5,6 @@ left out of all its rankings. AP is the mean, over the right pictures, of the pr
 questions. Recall at k is the share of the right pictures among the first k, at most k of them counted as findable.
 """
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Sequence
@@ -27,6 +25,8 @@ from trex2_mini.search.index import PhotoIndex
 from trex2_mini.search.rank import SHORTLIST, search
 
 CUTS, KEPT, CHANCE = (1, 5, 10), 10, 20  # k of recall; first pictures that a shortlist is to keep; random orders
+SHORTLISTS = (SHORTLIST, 30, 50)  # lengths that are compared
+WAYS = ("index", "shortlist", *(f"shortlist {length}" for length in SHORTLISTS[1:]), "everything", "random")
 
 
 @torch.inference_mode()
@@ -36,14 +36,14 @@ def measure_search(
     pictures: int | None = None,
     questions: int | None = None,
     seed: int = 0,
-    shortlists: Sequence[int] = (10, SHORTLIST, 50),
     progress: bool = True,
 ) -> dict:
-    """Picture retrieval: {"text" | "visual" | "both": {"index" | "shortlist" | "everything" | "random": scores,
-    "kept": {length of a shortlist: share of everything's first 10 that it holds}}}, and what it was measured on.
+    """Picture retrieval: {"text" | "visual" | "both": {one of WAYS: scores, "kept": {length of a shortlist: share of
+    everything's first 10 that it holds}}}, and what it was measured on.
 
     pictures, questions  so many are drawn by the seed; None: all. A question needs two pictures: one for its example.
-    index, shortlist, everything  the index alone ranks; the detector ranks the first SHORTLIST of it; or all pictures
+    index, shortlist, everything  the index alone ranks; the detector ranks the first SHORTLIST (or so many) of it; or
+                                  all pictures
     Raises ValueError where no category is on two pictures.
     """
     detector, weights = open_detector(checkpoint)
@@ -67,21 +67,22 @@ def measure_search(
             everything[place] = _alone(detector, detector.encode_batch([sample.image]), asked.flatten(0, 1)).view(3, -1)
         result: dict = {"bytes_a_picture": index.bytes_a_picture}
     for kind, modality in enumerate(("text", "visual", "both")):
-        rankings: dict[str, list[dict]] = {"index": [], "shortlist": [], "everything": [], "random": []}
-        kept = {length: [] for length in shortlists}
+        rankings: dict[str, list[dict]] = {way: [] for way in WAYS}
+        kept: dict[int, list[float]] = {length: [] for length in SHORTLISTS}
         for name, (label, example) in enumerate(zip(labels, examples)):
             rest = np.arange(len(samples)) != example
             right, full = holds[rest, label], everything[rest, kind, name].numpy()
             alone = indexed[rest, kind, name].numpy()
             order = np.argsort(-alone, kind="stable")
-            short = alone - 1e6  # behind the shortlist the index's order stands
-            short[order[:SHORTLIST]] = full[order[:SHORTLIST]]
-            for way, scores in (("index", alone), ("shortlist", short), ("everything", full)):
+            first = np.argsort(-full, kind="stable")[:KEPT]
+            orders = {"index": alone, "everything": full}
+            for length, way in zip(SHORTLISTS, WAYS[1:-2]):
+                orders[way] = alone - 1e6  # behind the shortlist the index's order stands
+                orders[way][order[:length]] = full[order[:length]]
+                kept[length].append(np.isin(first, order[:length]).mean())
+            for way, scores in orders.items():
                 rankings[way].append(retrieval_scores(scores, right))
             rankings["random"] += [retrieval_scores(draw.random(len(right)), right) for _ in range(CHANCE)]
-            first = np.argsort(-full, kind="stable")[:KEPT]
-            for length in shortlists:
-                kept[length].append(np.isin(first, order[:length]).mean())
         result[modality] = {
             way: {key: round(float(np.mean([own[key] for own in each])), 4) for key in each[0]}
             for way, each in rankings.items()

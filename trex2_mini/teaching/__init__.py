@@ -20,7 +20,27 @@ from trex2_mini.detector import Detections
 from trex2_mini.evaluation.provenance import describe_code
 from trex2_mini.paths import REPOSITORY
 from trex2_mini.reproduction.paper import paper_table
-from trex2_mini.teaching.architecture import HERE, architecture
+
+TRAINING = ("denoising", "losses", "alignment")
+HERE = {  # what each notebook is about, by its number
+    "01": ("image", "names", "regions"), "02": ("losses",), "03": ("encoder", "visual", "decoder"),
+    "04": ("backbone", "encoder"), "05": ("regions", "visual"), "06": ("names", "text"), "07": ("selection", "decoder"),
+    "08": ("alignment",), "09": ("losses", "denoising"), "10": TRAINING, "11": ("prompts",), "12": ("regions",),
+    "13": ("answers",), "14": ("answers",), "15": TRAINING, "16": ("image", "names", "regions"),
+    "17": ("encoder", "decoder"), "18": TRAINING,
+}  # fmt: skip
+MARKED = 'fill="#ffffff" color="#e4572e"'
+
+
+def figure(here: Sequence[str] = ()) -> str:
+    """data/architecture.svg, the figure of the model, with some of its parts marked. Raises ValueError for others."""
+    drawn = (REPOSITORY / "data" / "architecture.svg").read_text(encoding="utf-8")
+    for part in here:
+        plain = f'<g id="{part}" fill="#22313f" color="#ffffff">'
+        if plain not in drawn:
+            raise ValueError(f"the figure of the model has no part {part!r}")
+        drawn = drawn.replace(plain, f'<g id="{part}" {MARKED}>')
+    return drawn
 
 
 class Table(pd.DataFrame):
@@ -44,7 +64,7 @@ def begin(name: str, output_dir: str = "", pictures: bool = True) -> Path:
     sets the look of figures: JPEG where they show pictures, else PNG.
     """
     warnings.formatwarning = lambda message, category, *_, **__: f"{category.__name__}: {message}\n"  # no file, no line
-    display(SVG(architecture(HERE.get(name[:2], ()))))
+    display(SVG(figure(HERE.get(name[:2], ()))))
     if pictures:
         set_matplotlib_formats("jpeg", pil_kwargs={"quality": 85}, bbox_inches="tight")
     else:

@@ -1,8 +1,5 @@
 """The batch of a training step, as a function of (seed, step) alone: runs can stop and go on, workers can make batches
-ahead.
-"""
-
-from __future__ import annotations
+ahead."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -23,6 +20,7 @@ from trex2_mini.datasets.sample import Sample
 from trex2_mini.datasets.scenes.batches import CutoutBatches, EmojiBatches, drawn_size, to_array, to_tensors
 from trex2_mini.datasets.scenes.cutouts import Backgrounds
 from trex2_mini.datasets.scenes.library import Library
+from trex2_mini.paths import read_text
 from trex2_mini.training.copy_paste import paste
 
 CUTOUTS = "cutouts:"  # before the folder of a library
@@ -33,8 +31,7 @@ class DatasetBatches:
     colours distorted. In place of a picture that cannot be read stands another (`CocoDataset.read`).
 
     Two pictures in a row share a category where the set allows it, as emoji scenes do. One size a batch (those of the
-    emoji scenes,
-    times short_side / 192), and nothing is padded but with grey.
+    emoji scenes, times short_side / 192), and nothing is padded but with grey.
 
     Args:
         dataset: what to draw from; pictures without any object are left out.
@@ -42,8 +39,7 @@ class DatasetBatches:
         balance: see `open_batches`.
         least_visible: an object of which the crop shows a smaller share is no target.
         pasted: the share of pictures that get copies of one object of their own or of the picture before
-            (copy_paste.py); sets with
-            masks only.
+            (copy_paste.py); sets with masks only.
 
     Raises:
         ValueError: the set has no object.
@@ -301,7 +297,7 @@ def read_mixture(path: Path) -> tuple[list[str], list[str]]:
     if not path.is_file():
         raise ValueError(f"{path} does not exist; expected a YAML file such as data/mixtures/paper_swin_t.yml")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.safe_load(read_text(path))
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is not YAML: {error}") from error
     lists = []

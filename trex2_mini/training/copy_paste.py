@@ -5,8 +5,6 @@ T-Rex2 does not use it; here it teaches, on sets too small for it, what a visual
 look the same. Sets without masks (boxes alone) are left as they are.
 """
 
-from __future__ import annotations
-
 import dataclasses
 
 import numpy as np
@@ -14,11 +12,8 @@ from PIL import Image
 
 from trex2_mini.datasets.sample import Sample
 
-MOST, LARGEST, COVERED = (
-    4,
-    0.4,
-    0.6,
-)  # copies; share of the picture's shorter side; share of an object's box that may be hidden
+# copies; share of the picture's shorter side; share of an object's box that may be hidden
+MOST, LARGEST, COVERED = 4, 0.4, 0.6
 
 
 def paste(sample: Sample, objects: list[tuple[Image.Image, int]], rng: np.random.Generator) -> Sample:
@@ -43,13 +38,8 @@ def paste(sample: Sample, objects: list[tuple[Image.Image, int]], rng: np.random
         seen = [_hidden(solid, box) <= COVERED for box in boxes]
         boxes = [box for box, stays in zip(boxes, seen) if stays] + [(x, y, x + copy.width, y + copy.height)]
         labels = [old for old, stays in zip(labels, seen) if stays] + [label]
-    return dataclasses.replace(
-        sample,
-        image=np.array(picture),
-        boxes=np.array(boxes, np.float32).reshape(-1, 4),
-        labels=np.array(labels, np.int64),
-        areas=None,
-    )
+    placed = {"boxes": np.array(boxes, np.float32).reshape(-1, 4), "labels": np.array(labels, np.int64)}
+    return dataclasses.replace(sample, image=np.array(picture), areas=None, **placed)
 
 
 def _hidden(solid: np.ndarray, box: np.ndarray) -> float:

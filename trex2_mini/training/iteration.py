@@ -1,8 +1,5 @@
 """One iteration: the prompts of a batch's pictures, by text and by visual prompts, and the losses that follow (paper,
-section 3).
-"""
-
-from __future__ import annotations
+section 3)."""
 
 import dataclasses
 import math
@@ -27,8 +24,7 @@ from trex2_mini.training.sampling import sample_names, sample_regions
 @dataclasses.dataclass
 class Prompted:
     """The prompts of one iteration: embeddings [B, C, D], which count on which image [B, C] (None: all), and the
-    targets in their columns.
-    """
+    targets in their columns."""
 
     prompts: Tensor
     mask: Tensor | None
@@ -37,8 +33,7 @@ class Prompted:
 
 def text_prompts(model: TRex2, samples: Sequence[Sample], names: Sequence[str], categories: Sequence[int]) -> Prompted:
     """`categories` (indices into names) as prompts of every image; those that were not looked for in an image do not
-    count there.
-    """
+    count there."""
     column = {category: index for index, category in enumerate(categories)}
     prompts = model.encode_text([names[c] for c in categories]).expand(len(samples), -1, -1)
     mask = None
@@ -59,12 +54,9 @@ def visual_prompts(
     rng: np.random.Generator,
 ) -> Prompted:
     """Every image is asked for each of its categories by one vector: its own V ("current image prompt, current image
-    detect") or, with
-    chance `cross_image`, that of another image of the batch that holds the category. The paper never trains prompts
-    across images
-    (spec section 9: cross_image = 0); `nano` does, because generic prompts (Visual-G) are just that. The V of
-    categories that an image
-    does not hold are its negatives.
+    detect") or, with chance `cross_image`, that of another image of the batch that holds the category. The paper never
+    trains prompts across images (spec section 9: cross_image = 0); `nano` does, because generic prompts (Visual-G) are
+    just that. The V of categories that an image does not hold are its negatives.
 
     categories: of each image, in the order of `encoded` [B, C, D], the V of `sample_regions` (padded).
     """
@@ -219,8 +211,7 @@ def batch_parts(config: TrainConfig) -> int:
 
 def iteration_kinds(step: int, config: TrainConfig) -> tuple[str, ...]:
     """Text alone for `text_first_steps`, then `visual_per_text` visual iterations after each text iteration; 0: both in
-    every iteration.
-    """
+    every iteration."""
     after = step - config.text_first_steps
     if after >= 0 and config.visual_per_text == 0:
         return ("text", "visual")

@@ -1,8 +1,5 @@
 """What a training iteration asks for: names with negatives (text), or boxes and points of the image itself (visual).
-Spec section 3.
-"""
-
-from __future__ import annotations
+Spec section 3."""
 
 from collections.abc import Sequence
 
@@ -32,10 +29,8 @@ def sample_regions(
     sample: Sample, point_probability: float, rng: np.random.Generator
 ) -> tuple[list[tuple[Tensor, Tensor]], list[int]]:
     """Visual iteration, "current image prompt, current image detect": per category of the image between one and all of
-    its boxes,
-    turned into their centre points with `point_probability`. Returns ([(boxes [k, 4], points [m, 2])], [category]), one
-    a category.
-    """
+    its boxes, turned into their centre points with `point_probability`. Returns ([(boxes [k, 4], points [m, 2])],
+    [category]), one a category."""
     boxes = normalized_boxes(sample)
     regions, categories = [], []
     for category in np.unique(sample.labels):

@@ -21,8 +21,6 @@ but the rounding:
   first process's statistics would be saved.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import shlex
@@ -59,8 +57,7 @@ def learning_rate_factor(step: int, config: TrainConfig) -> float:
 
 def make_optimizer(model: TRex2, config: TrainConfig) -> torch.optim.AdamW:
     """AdamW with a learning rate of its own for the backbone and for the text tower; no weight decay for biases, norms
-    and embeddings.
-    """
+    and embeddings."""
     groups: dict[tuple[float, float], list[Tensor]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
@@ -76,8 +73,7 @@ def make_optimizer(model: TRex2, config: TrainConfig) -> torch.optim.AdamW:
 
 class Trainer:
     """A run in a folder: `config.json`, `log.jsonl`, `state.safetensors` (to go on), `model.safetensors` (half
-    precision, to use).
-    """
+    precision, to use)."""
 
     def __init__(
         self,
@@ -129,8 +125,7 @@ class Trainer:
 
     def resume(self) -> None:
         """Go on from `state.safetensors`. The model must be the same; the recipe may differ (for example in the number
-        of steps).
-        """
+        of steps)."""
         tensors, metadata = read_tensors(self.state_path)
         if "step" not in metadata:
             raise CheckpointError(f"{self.state_path} is not a training state; expected one that Trainer.save wrote")
@@ -158,8 +153,7 @@ class Trainer:
 
     def start_from(self, source: str | Path) -> None:
         """Begin with a checkpoint's weights: a folder, or the name of one that comes with the repository. The optimizer
-        and the steps start anew.
-        The model must be the same but for the size of its pictures."""
+        and the steps start anew. The model must be the same but for the size of its pictures."""
         model, config, path = load_model(source)
         model_config = dataclasses.replace(
             config.model, **{name: getattr(self.config.model, name) for name in ("short_side", "long_side", "nms_iou")}
@@ -179,9 +173,8 @@ class Trainer:
         process does). Ctrl-C and SIGTERM save after the step, print how to go on, and end with status 130 or 143.
 
         Raises ValueError where another process trains in the same folder (the two would overwrite each other's state)
-        or nothing can be
-        written there, and for save_every under 1 or workers under 0; CheckpointError where a state could not be saved
-        (the last one is whole).
+        or nothing can be written there, and for save_every under 1 or workers under 0; CheckpointError where a state
+        could not be saved (the last one is whole).
         """
         if save_every < 1 or workers < 0:
             raise ValueError(f"expected save_every >= 1 and workers >= 0, got {save_every} and {workers}")
@@ -283,8 +276,7 @@ class Trainer:
 
     def _backward(self, parts: dict[int, list[Sample]]) -> dict[str, float]:
         """Adds up the gradients of the parts and, with the last one, of all processes. Returns what these parts add to
-        the losses.
-        """
+        the losses."""
         train, processes = self.config.train, process()[1]
         counts = torch.tensor([count(samples) for samples in parts.values()]).sum(0)
         if processes > 1:
@@ -329,8 +321,7 @@ def _means(history: list[dict[str, float]]) -> dict[str, float]:
 
 class _Steps(torch.utils.data.Dataset):
     """Item i is what a process has of the batch of step first + i: a DataLoader worker makes it while the model works
-    on the one before.
-    """
+    on the one before."""
 
     def __init__(self, batches: Batches, first: int, last: int, parts: int, own: Sequence[int]):
         self.batches, self.first, self.last, self.parts, self.own = batches, first, last, parts, own

@@ -22,6 +22,7 @@ from trex2_mini.checkpoint import CheckpointError, save_model
 from trex2_mini.detector import Detector
 
 FILES = ("config.json", "model.safetensors")  # and vocabulary.json, where there is one
+OPTIONS = ("revision", "cache_dir", "force_download", "local_files_only", "token")  # of a download
 
 
 class SharedDetector(
@@ -37,8 +38,7 @@ class SharedDetector(
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **options: Any) -> SharedDetector:
         """A folder, or owner/name on the Hub; options are the mixin's, and `device`. Raises CheckpointError where there
-        is none.
-        """
+        is none."""
         if not isinstance(pretrained_model_name_or_path, (str, Path)):
             raise CheckpointError(
                 f"expected a folder, or owner/name on the Hub, got {pretrained_model_name_or_path!r:.80}"
@@ -55,29 +55,13 @@ class SharedDetector(
             ) from error
 
     @classmethod
-    def _from_pretrained(
-        cls,
-        *,
-        model_id: str,
-        revision: str | None = None,
-        cache_dir: str | Path | None = None,
-        force_download: bool = False,
-        local_files_only: bool = False,
-        token: str | bool | None = None,
-        device: str | None = None,
-        **_: Any,
-    ) -> SharedDetector:
+    def _from_pretrained(cls, *, model_id: str, device: str | None = None, **options: Any) -> SharedDetector:
         """model_id: a folder, or owner/name on the Hub. Raises CheckpointError when it holds no whole checkpoint of
-        ours.
-        """
+        ours."""
         folder = Path(model_id)
         if not folder.is_dir():
-            folder = Path(
-                snapshot_download(
-                    str(model_id), revision=revision, cache_dir=cache_dir, force_download=force_download,
-                    local_files_only=local_files_only, token=token, allow_patterns=[*FILES, "vocabulary.json"],
-                )
-            )  # fmt: skip
+            asked = {key: options[key] for key in OPTIONS if key in options}
+            folder = Path(snapshot_download(str(model_id), allow_patterns=[*FILES, "vocabulary.json"], **asked))
         missing = [name for name in FILES if not (folder / name).is_file()]
         if missing:
             raise CheckpointError(f"{model_id} is not a checkpoint of trex2_mini: {', '.join(missing)} missing")

@@ -12,8 +12,6 @@ decoded too. H and W are fixed by the export and nothing is padded; the numbers 
 free.
 """
 
-from __future__ import annotations
-
 import json
 import warnings
 from collections.abc import Sequence

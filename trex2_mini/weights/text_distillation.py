@@ -11,8 +11,6 @@ synonyms: words only, no picture of any of them. Of a word that ImageNet knows t
 ("lorry, camion: a large truck ..."), which tells more than the bare word.
 """
 
-from __future__ import annotations
-
 import json
 import time
 import unicodedata
@@ -86,8 +84,7 @@ def teacher_embeddings(names: Sequence[str], batch_size: int = 256) -> Tensor:
 
 def likeness(words: dict[str, list[str]], known: Sequence[str]) -> Tensor:
     """The teacher's cosines [n, K] of n words (`vocabulary`) and K names; of a word's senses, that which is nearest to
-    the name counts.
-    """
+    the name counts."""
     senses = list(dict.fromkeys(sense for own in words.values() for sense in own))
     cosines = teacher_embeddings(senses) @ teacher_embeddings(known).T
     place = {sense: i for i, sense in enumerate(senses)}
@@ -111,7 +108,6 @@ def distil(
     steps: int = 1000,
     lr: float = 1e-3,
     batch_size: int = 512,
-    seed: int = 0,
 ) -> float:
     """Train `encoder` until T of `names` points where `targets` points and T of `known` is `vectors`; 1,000 steps take
     about six minutes.
@@ -123,15 +119,14 @@ def distil(
     Returns:
         The mean cosine on words kept aside (one in 40, none that is known).
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     place = {name: i for i, name in enumerate(known)}
     others = np.array([i for i, name in enumerate(names) if name not in place])
     aside, learned = np.split(rng.permutation(others), [len(others) // 40])
     length = np.array([len(name) for name in names])  # words of like length share a batch: less padding
     optimizer = torch.optim.AdamW(encoder.parameters(), lr=lr, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, lr, total_steps=steps, pct_start=0.1, anneal_strategy="linear"
-    )
+    rise = {"total_steps": steps, "pct_start": 0.1, "anneal_strategy": "linear"}
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, **rise)
     encoder.train()
     batches: list[np.ndarray] = []
     for _ in tqdm(range(steps), desc="distilling", unit="step"):

@@ -1,12 +1,16 @@
 """Prompts tuned on a few labelled pictures: one vector a name, started at Visual-G's mean, learned with the detection
 losses while the model stands still. Ours; the paper has no such step.
 
-Every picture is encoded once, so that it takes seconds. Two strengths: the vectors alone, or the vectors with a box
-decoder of their own, which overfits within half a minute. So each number of steps is first measured on pictures that
-were held back (cross-validation: every picture once), the best one is taken, and none where tuning does not help.
-"""
+    tuned = tune(detector, [("a.jpg", {"coin": [[10, 10, 60, 60]]}), ...])
+    print(tuned.line)                              # what it brings on pictures that were held back
+    tuned.detector.detect("new.jpg", prompts=tuned.bank)
+    tuned.save("coins.safetensors")
 
-from __future__ import annotations
+Every picture is encoded once, so that it takes seconds. Two strengths: the vectors alone, or the vectors with a box
+decoder of their own, which overfits within half a minute. So each number of steps of each strength is first measured
+on pictures that were held back (cross-validation: every picture once); the best is taken, and none where tuning does
+not help.
+"""
 
 import copy
 import dataclasses
@@ -19,9 +23,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from trex2_mini.boxes import check_boxes, xyxy_to_normalized
 from trex2_mini.checkpoint import CheckpointError, load_weights, read_tensors, write_tensors
+from trex2_mini.datasets.coco import CocoDataset
 from trex2_mini.detections import top_detections
 from trex2_mini.detector import Detector
 from trex2_mini.evaluation.metrics import coco_ap
@@ -33,7 +39,8 @@ from trex2_mini.model.visual_prompt import RegionPrompts
 from trex2_mini.names import name_key, unique_names
 from trex2_mini.prompt_bank import PromptBank
 
-FOLDS = 5
+FOLDS = 4
+STRENGTHS = ("vectors", "decoder")
 PICTURES_A_STEP = 4
 NO_POINTS = torch.zeros(0, 2)
 
@@ -42,20 +49,41 @@ NO_POINTS = torch.zeros(0, 2)
 class Tuned:
     """bank: the tuned vectors, for `detector`: the one given, or one with a decoder of its own.
 
-    report: {"pictures", "folds", "steps": taken, "AP": {steps: on held-back pictures; 0: untuned}, "per_category":
-    {name: [before, after]}, "seconds"}.
+    report: {"pictures", "folds", "strength": that is taken, "none" where no tuning helps, "steps", "AP": {strength:
+    {steps: on held-back pictures; 0: untuned}}, "per_category": {name: [before, after]}, "seconds"}.
     """
 
     bank: PromptBank
     detector: Detector
     report: dict
 
-    def save(self, folder: str | Path) -> None:
-        """bank.safetensors, and decoder.safetensors where the decoder learned too."""
-        self.bank.save(Path(folder) / "bank.safetensors")
+    @property
+    def line(self) -> str:
+        """What was tried and what is taken, in one line."""
+        tried = {strength: max(aps.items(), key=lambda own: own[1]) for strength, aps in self.report["AP"].items()}
+        untuned = next(iter(self.report["AP"].values()))[0]
+        best = ", ".join(f"{ap:.1f} with {strength} ({steps} steps)" for strength, (steps, ap) in tried.items())
+        taken = {"none": "nothing helps, the untuned mean is kept"}.get(
+            self.report["strength"], f"{self.report['strength']} is kept"
+        )
+        return (
+            f"AP on held-back pictures ({self.report['pictures']} pictures, {self.report['folds']} parts, "
+            f"{self.report['seconds']:.0f} s): {untuned:.1f} untuned, {best}: {taken}"
+        )
+
+    def save(self, file: str | Path) -> None:
+        """The bank; where the decoder learned too, it lies beside: mine.safetensors, mine.decoder.safetensors."""
+        self.bank.save(file)
+        beside = decoder_file(file)
+        beside.unlink(missing_ok=True)  # of an earlier tuning
         if base := getattr(self.detector, "tuned_from", None):
             tensors = {key: value.half() for key, value in self.detector.model.box_decoder.state_dict().items()}
-            write_tensors(Path(folder) / "decoder.safetensors", tensors, {"weights": base})
+            write_tensors(beside, tensors, {"weights": base})
+
+
+def decoder_file(bank: str | Path) -> Path:
+    """Where the decoder of a tuned bank lies."""
+    return Path(bank).with_suffix(".decoder.safetensors")
 
 
 @dataclass
@@ -70,23 +98,27 @@ class _Picture:
 def tune(
     detector: Detector,
     pictures: Sequence[tuple[Any, Mapping[str, Any]]],
-    steps: int = 60,
-    decoder: bool = False,
+    steps: int = 30,
+    strengths: Sequence[str] = STRENGTHS,
     every: int = 10,
     seed: int = 0,
+    progress: bool = True,
 ) -> Tuned:
     """Vectors for the names on a few labelled pictures; about ten are enough.
 
     Args:
         pictures: [(picture, {"coin": [[x1, y1, x2, y2], ...], ...}), ...] in pixels; every object of these names is in.
         steps: at most so many; `every` so many are measured.
-        decoder: a copy of the box decoder learns too.
+        strengths: what may learn, "vectors" alone or the box "decoder" with them; what helps most is taken.
 
     Raises:
-        ValueError: fewer than two pictures with boxes, boxes that cannot be used, or steps and every under 1.
+        ValueError: fewer than two pictures with boxes, boxes that cannot be used, an unknown strength, or steps and
+        every under 1.
     """
     if steps < 1 or every < 1:
         raise ValueError(f"expected steps and every of at least 1, got {steps} and {every}")
+    if not strengths or set(strengths) - set(STRENGTHS):
+        raise ValueError(f"strengths: expected one or both of {', '.join(STRENGTHS)}, got {strengths!r}")
     began = time.perf_counter()
     names = unique_names([name for _, boxes in pictures for name in boxes]) if pictures else []
     known = [_look(detector, image, boxes, names) for image, boxes in pictures]
@@ -95,46 +127,72 @@ def tune(
             f"expected at least two pictures with boxes, one to learn from and one to measure on, got {len(known)}"
         )
     order, folds = np.random.default_rng(seed).permutation(len(known)), min(FOLDS, len(known))
-    found: dict[int, list[dict]] = {step: [] for step in (0, *range(every, steps + 1, every))}
-    for fold in range(folds):
+    found: dict[tuple[int, str], list[dict]] = {}
+    todo = [(strength, fold) for strength in strengths for fold in range(folds)]
+    for strength, fold in tqdm(todo, "tuning", disable=None if progress else True):
         aside = [int(i) for i in order[fold::folds]]
-        course = _learn(detector, [p for i, p in enumerate(known) if i not in aside], len(names), steps, decoder, seed)
-        for step, (vectors, own) in enumerate(course):
-            if step in found:
-                found[step] += [row for i in aside for row in _answers(detector, own, known[i], vectors, names, i)]
+        rest = [picture for i, picture in enumerate(known) if i not in aside]
+        for step, (vectors, own) in enumerate(_learn(detector, rest, len(names), steps, strength == "decoder", seed)):
+            if step % every == 0:
+                rows = [row for i in aside for row in _answers(detector, own, known[i], vectors, names, i)]
+                found.setdefault((step, strength), []).extend(rows)
     truth = _truth(known, names)
-    measured = {step: coco_ap(truth, rows) for step, rows in found.items()}
-    best = max(measured, key=lambda step: (round(measured[step]["AP"], 3), -step))
-    course = _learn(detector, known, len(names), best, decoder, seed)
-    vectors, own = list(course)[-1]
-    if best and decoder:
+    measured = {key: coco_ap(truth, rows) for key, rows in found.items()}
+    steps, strength = max(measured, key=lambda key: (round(measured[key]["AP"], 3), -key[0], -STRENGTHS.index(key[1])))
+    *_, (vectors, own) = _learn(detector, known, len(names), steps, strength == "decoder", seed)
+    per = [measured[key]["per_category"] for key in ((0, strength), (steps, strength))]
+    if steps and strength == "decoder":
         detector = _with_decoder(detector, own)
-    per = [measured[step]["per_category"] for step in (0, best)]
     report = {
         "pictures": len(known),
         "folds": folds,
-        "steps": best,
-        "AP": {step: round(one["AP"], 2) for step, one in measured.items()},
+        "strength": strength if steps else "none",
+        "steps": steps,
+        "AP": {kind: {n: round(own["AP"], 2) for (n, k), own in measured.items() if k == kind} for kind in strengths},
         "per_category": {name: [round(one[name], 2) for one in per] for name in per[0]},
         "seconds": round(time.perf_counter() - began, 1),
     }
     return Tuned(PromptBank(names, vectors.cpu(), detector.weights), detector, report)
 
 
-def load_tuned(detector: Detector, folder: str | Path) -> tuple[Detector, PromptBank]:
-    """What `Tuned.save` wrote, for the detector that was tuned. Raises CheckpointError where it is another."""
-    folder = Path(folder)
-    if (folder / "decoder.safetensors").exists():
-        tensors, metadata = read_tensors(folder / "decoder.safetensors", "decoder")
+def load_tuned(detector: Detector, file: str | Path) -> tuple[Detector, PromptBank]:
+    """What `Tuned.save` wrote, for the detector that was tuned; any other bank comes with the detector as it is.
+    Raises CheckpointError where the tuned detector was another.
+    """
+    beside = decoder_file(file)
+    if beside.exists():
+        tensors, metadata = read_tensors(beside, "decoder")
         if metadata.get("weights") != detector.weights:
             raise CheckpointError(
-                f"{folder} was tuned from a model with other weights ({metadata.get('weights')}; this one has "
+                f"{beside} was tuned from a model with other weights ({metadata.get('weights')}; this one has "
                 f"{detector.weights}); load that model, or tune again"
             )
         own = copy.deepcopy(detector.model.box_decoder)
-        load_weights(own, tensors, str(folder / "decoder.safetensors"))
+        load_weights(own, tensors, str(beside))
         detector = _with_decoder(detector, own)
-    return detector, PromptBank.load(folder / "bank.safetensors")
+    return detector, PromptBank.load(file)
+
+
+def labelled(
+    dataset: CocoDataset, count: int, seed: int = 0, names: Sequence[str] | None = None
+) -> list[tuple[Any, dict]]:
+    """`count` pictures of a set, drawn at random among those with boxes of `names` (all), as `tune` takes them.
+
+    Raises ValueError: a name that the set does not have.
+    """
+    label_of = {name_key(name): label for label, name in enumerate(dataset.names)}
+    if unknown := [name for name in names or () if name_key(name) not in label_of]:
+        raise ValueError(f"the set has no {', '.join(unknown)}; it has {', '.join(dataset.names[:20])}")
+    wanted = set(label_of.values()) if names is None else {label_of[name_key(name)] for name in names}
+    found = []
+    for place in np.random.default_rng(seed).permutation(len(dataset)):
+        if len(found) == count:
+            break
+        sample = dataset[int(place)]
+        if labels := sorted(wanted & set(sample.labels.tolist())):
+            boxes = {dataset.names[label]: sample.boxes[sample.labels == label] for label in labels}
+            found.append((sample.image, boxes))
+    return found
 
 
 def _with_decoder(detector: Detector, decoder: BoxDecoder) -> Detector:

@@ -26,95 +26,30 @@ own:
     newocean.safetensors --config config.json --out runs/warm
 """
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+import yaml
 from torch import Tensor
 
 from trex2_mini.checkpoint import read_tensors, save_model
 from trex2_mini.config import Config
 from trex2_mini.model.trex2 import TRex2
 
-_ATTENTION = r"(sampling_offsets|attention_weights|value_proj|output_proj)\.(weight|bias)$"
-_PARAMETER = r"(weight|bias)$"
-_SWIN = r"model\.backbone\.conv_encoder\.model\.(?:swin\.)?"
-_BLOCK = _SWIN + r"encoder\.layers\.(\d+)\.blocks\.(\d+)\."
-_ENCODER = r"model\.encoder\.layers\.(\d+)\.(?:deformable_layer\.)?"
-_DECODER = r"model\.decoder\.layers\.(\d+)\."
-_BACKBONE = "image_encoder.backbone.body."
-_OCEAN_SWIN = r"image_encoder\.backbone\.0\."
-_OCEAN_ENCODER = r"image_encoder\.encoder\.layers\.(\d+)\."
-# one class there, two here
-_OCEAN_LAYER = r"(box_decoder|visual_prompt_encoder)\.(?:decoder|visual_encoder)\.layers\.(\d+)\."
-_RULES = [  # their name -> ours; the first that fits counts
-    (_SWIN + r"embeddings\.patch_embeddings\.projection\." + _PARAMETER, _BACKBONE + r"patch_embed.proj.\1"),
-    (_SWIN + r"embeddings\.norm\." + _PARAMETER, _BACKBONE + r"patch_embed.norm.\1"),
-    (_BLOCK + r"layernorm_before\." + _PARAMETER, _BACKBONE + r"layers_\1.blocks.\2.norm1.\3"),
-    (_BLOCK + r"layernorm_after\." + _PARAMETER, _BACKBONE + r"layers_\1.blocks.\2.norm2.\3"),
-    (_BLOCK + r"mlp\.(fc1|fc2)\." + _PARAMETER, _BACKBONE + r"layers_\1.blocks.\2.mlp.\3.\4"),
-    (_BLOCK + r"attention\.([qkv])_proj\." + _PARAMETER, _BACKBONE + r"layers_\1.blocks.\2.attn.qkv.\4#\3"),
-    (_BLOCK + r"attention\.o_proj\." + _PARAMETER, _BACKBONE + r"layers_\1.blocks.\2.attn.proj.\3"),
-    (_BLOCK + r".*(relative_position_bias_table)$", _BACKBONE + r"layers_\1.blocks.\2.attn.\3"),
-    (_SWIN + r"encoder\.layers\.(\d+)\.downsample\.(norm\.weight|norm\.bias|reduction\.weight)$", r"DOWN \1 \2"),
-    (r"model\.input_proj(?:_vision)?\.(\d+)\.([01])\." + _PARAMETER, r"image_encoder.projections.\1.\2.\3"),
-    (r"model\.level_embed$", "image_encoder.level_embedding"),
-    (_ENCODER + r"self_attn\." + _ATTENTION, r"image_encoder.layers.\1.attention.\2.\3"),
-    (_ENCODER + r"self_attn_layer_norm\." + _PARAMETER, r"image_encoder.layers.\1.norm.\2"),
-    (_ENCODER + r"(?:mlp\.)?fc([12])\." + _PARAMETER, r"image_encoder.layers.\1.ffn.linear\2.\3"),
-    (_ENCODER + r"final_layer_norm\." + _PARAMETER, r"image_encoder.layers.\1.ffn.norm.\2"),
-    (_DECODER + r"self_attn\.(?:(q|k|v)_proj|(q)uery|(k)ey|(v)alue)\." + _PARAMETER,
-        r"box_decoder.layers.\1.self_attention.in_proj_\6#\2\3\4\5"),
-    (_DECODER + r"self_attn\.(?:o_proj|out_proj)\." + _PARAMETER, r"box_decoder.layers.\1.self_attention.out_proj.\2"),
-    (_DECODER + r"self_attn_layer_norm\." + _PARAMETER, r"box_decoder.layers.\1.self_norm.\2"),
-    (_DECODER + r"encoder_attn\." + _ATTENTION, r"box_decoder.layers.\1.cross_attention.\2.\3"),
-    (_DECODER + r"encoder_attn_layer_norm\." + _PARAMETER, r"box_decoder.layers.\1.cross_norm.\2"),
-    (_DECODER + r"(?:mlp\.)?fc([12])\." + _PARAMETER, r"box_decoder.layers.\1.ffn.linear\2.\3"),
-    (_DECODER + r"final_layer_norm\." + _PARAMETER, r"box_decoder.layers.\1.ffn.norm.\2"),
-    (r"model\.decoder\.layer_norm\." + _PARAMETER, r"box_decoder.norm.\1"),
-    (r"model\.decoder\.reference_points_head\.layers\.(\d)\." + _PARAMETER, r"box_decoder.anchor_position.LINEAR\1.\2"),
-    (r"(?:model\.decoder\.)?bbox_embed\.(\d+)\.layers\.(\d)\." + _PARAMETER, r"box_decoder.box_heads.\1.LINEAR\2.\3"),
-    (r"model\.encoder_output_bbox_embed\.layers\.(\d)\." + _PARAMETER, r"box_decoder.token_box.LINEAR\1.\2"),
-    (r"model\.enc_output\." + _PARAMETER, r"box_decoder.token_projection.\1"),
-    (r"model\.enc_output_norm\." + _PARAMETER, r"box_decoder.token_norm.\1"),
-    (r"model\.query_position_embeddings\.weight$", "box_decoder.content.weight"),
-    # newocean-group/T-Rex2
-    (_OCEAN_SWIN + r"(patch_embed\.(?:proj|norm)\.(?:weight|bias))$", _BACKBONE + r"\1"),
-    (_OCEAN_SWIN + r"layers\.(\d+)\.(blocks\.\d+\.(?:norm[12]|attn\.qkv|attn\.proj|mlp\.fc[12])\.(?:weight|bias))$",
-        _BACKBONE + r"layers_\1.\2"),
-    (_OCEAN_SWIN + r"layers\.(\d+)\.(blocks\.\d+\.attn\.relative_position_bias_table)$", _BACKBONE + r"layers_\1.\2"),
-    (_OCEAN_SWIN + r"layers\.(\d+)\.downsample\.(norm\.weight|norm\.bias|reduction\.weight)$", r"DOWN \1 \2"),
-    (r"image_encoder\.input_proj\.(\d+)\.([01])\." + _PARAMETER, r"image_encoder.projections.\1.\2.\3"),
-    (r"image_encoder\.level_embed$", "image_encoder.level_embedding"),
-    (_OCEAN_ENCODER + r"self_attn\." + _ATTENTION, r"image_encoder.layers.\1.attention.\2.\3"),
-    (_OCEAN_ENCODER + r"norm1\." + _PARAMETER, r"image_encoder.layers.\1.norm.\2"),
-    (_OCEAN_ENCODER + r"linear([12])\." + _PARAMETER, r"image_encoder.layers.\1.ffn.linear\2.\3"),
-    (_OCEAN_ENCODER + r"norm2\." + _PARAMETER, r"image_encoder.layers.\1.ffn.norm.\2"),
-    (_OCEAN_LAYER + r"self_attn\.(in_proj_weight|in_proj_bias|out_proj\.weight|out_proj\.bias)$",
-        r"\1.LAYERS.\2.self_attention.\3"),
-    (_OCEAN_LAYER + r"cross_attn\." + _ATTENTION, r"\1.LAYERS.\2.cross_attention.\3.\4"),
-    (_OCEAN_LAYER + r"norm1\." + _PARAMETER, r"\1.LAYERS.\2.cross_norm.\3"),
-    (_OCEAN_LAYER + r"norm2\." + _PARAMETER, r"\1.LAYERS.\2.self_norm.\3"),
-    (_OCEAN_LAYER + r"linear([12])\." + _PARAMETER, r"\1.LAYERS.\2.ffn.linear\3.\4"),
-    (_OCEAN_LAYER + r"norm3\." + _PARAMETER, r"\1.LAYERS.\2.ffn.norm.\3"),
-    (r"box_decoder\.decoder\.ref_point_head\.layers\.(\d)\." + _PARAMETER, r"box_decoder.anchor_position.LINEAR\1.\2"),
-    (r"box_decoder\.dec_bbox_head\.(\d+)\.layers\.(\d)\." + _PARAMETER, r"box_decoder.box_heads.\1.LINEAR\2.\3"),
-    (r"box_decoder\.enc_bbox_head\.layers\.(\d)\." + _PARAMETER, r"box_decoder.token_box.LINEAR\1.\2"),
-    (r"box_decoder\.enc_output\." + _PARAMETER, r"box_decoder.token_projection.\1"),
-    (r"box_decoder\.enc_output_norm\." + _PARAMETER, r"box_decoder.token_norm.\1"),
-    (r"box_decoder\.tgt_embed\.weight$", "box_decoder.content.weight"),
-]  # fmt: skip
+_DATA = yaml.safe_load(Path(__file__).with_suffix(".yml").read_text(encoding="utf-8"))
+_PARTS: dict[str, str] = {}
+for _name, _pattern in _DATA["parts"].items():
+    _PARTS[_name] = _pattern.format(**_PARTS)
+_RULES = {theirs.format(**_PARTS): ours.format(**_PARTS) for theirs, ours in _DATA["rules"].items()}
 
 
 @dataclass
 class WarmStart:
     """taken: our tensors that were set; new: ours that stay as they were; left: their tensors that were not used, with
-    the reason.
-    """
+    the reason."""
 
     taken: list[str] = field(default_factory=list)
     new: list[str] = field(default_factory=list)
@@ -122,8 +57,7 @@ class WarmStart:
 
     def __str__(self) -> str:
         """A table: our parts with the tensors taken and those as they were, then their tensors that were left, by
-        reason.
-        """
+        reason."""
         taken, new = Counter(map(_part, self.taken)), Counter(map(_part, self.new))
         lines = [f"{'our part':36s} {'taken':>6s} {'as they were':>13s}"]
         lines += [f"{part:36s} {taken[part]:6d} {new[part]:13d}" for part in sorted(taken | new)]
@@ -139,25 +73,8 @@ def _part(name: str) -> str:
     return ".".join(name.split(".")[:2])
 
 
-_REASONS = [  # why a tensor of theirs has no place; the first pattern found in its name counts
-    (r"fusion_layer|text_enhancer|encoder_attn_text", "fusion of image and text: T-Rex2 is prompted late"),
-    (r"text_backbone|text_projection", "BERT's text encoder: T-Rex2's is CLIP's"),
-    (
-        r"visual_prompt_encoder\.",
-        "prompts' places, and their mean: eq. 1 to 3 and the class token (eq. 5) are other functions",
-    ),
-    (r"contrastive_head", "labels as scaled cosines with a perceptron of the prompt, not eq. 8"),
-    (r"ca_visual", "attention to prompts, which is not used there either"),
-    (r"denoising|class_embed|dec_score_head", "a class head: T-Rex2's labels are dot products with prompts (eq. 8)"),
-    (r"hidden_states_norms|backbone\.0\.norm", "norms of Swin's outputs: timm's Swin has none"),
-    (r"relative_position_index", "a table of indices, computed anew"),
-    (r"backbone", "a backbone that is not the Swin of this model"),
-    (r"reference_points|pos_trans|query_position", "queries of another kind than ours, chosen by position"),
-]
-
-
 def _reason(name: str) -> str:
-    return next((why for pattern, why in _REASONS if re.search(pattern, name)), "T-Rex2 has no such part")
+    return next((why for pattern, why in _DATA["left"].items() if re.search(pattern, name)), "T-Rex2 has no such part")
 
 
 def open_detector(source: str) -> dict[str, Tensor]:
@@ -217,13 +134,13 @@ def warm_start_folder(source: str, config: Config, out: str | Path, pretrained: 
 
 
 def _translate(name: str) -> str | None:
-    for pattern, ours in _RULES:
+    for pattern, ours in _RULES.items():
         match = re.match(pattern, name)
         if match:
             ours = match.expand(ours)
             if ours.startswith("DOWN "):  # transformers: at the end of a stage; timm: at the start of the next
                 _, stage, rest = ours.split()
-                return f"{_BACKBONE}layers_{int(stage) + 1}.downsample.{rest}"
+                return f"{_PARTS['backbone']}layers_{int(stage) + 1}.downsample.{rest}"
             ours = ours.replace("LAYERS", "layers" if ours.startswith("box_decoder") else "blocks")
             return re.sub(r"LINEAR(\d)", lambda m: str(2 * int(m[1])), ours)  # ReLUs stand between the linear layers
     return None

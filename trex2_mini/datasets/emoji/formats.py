@@ -13,8 +13,6 @@ captions             COCO's captions format                               captio
 sa                   boxes on some objects, no names (as SA-1B)           annotations.json, the full truth in truth.json
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from functools import cache
 from itertools import product
@@ -34,41 +32,23 @@ def instances(pictures: list[Picture], categories: list[dict], head: dict) -> di
     for picture in pictures:
         sample = picture.sample
         height, width = sample.image.shape[:2]
-        entry = {
-            "id": sample.image_id + 1,
-            "file_name": picture.file_name,
-            "width": width,
-            "height": height,
-            "license": 1,
-        }
+        image = sample.image_id + 1
+        entry = {"id": image, "file_name": picture.file_name, "width": width, "height": height, "license": 1}
         images.append(entry | picture.info)
-        for i, (box, label, area) in enumerate(
-            zip(sample.boxes.tolist(), sample.labels.tolist(), sample.areas.tolist())
-        ):
-            x1, y1, x2, y2 = map(int, box)
-            annotation = {
-                "id": len(annotations) + 1,
-                "image_id": sample.image_id + 1,
-                "category_id": label + 1,
-                "bbox": [x1, y1, x2 - x1, y2 - y1],
-                "area": int(area),
-                "iscrowd": 0,
-            }
-            annotations.append(annotation | (picture.extras[i] if picture.extras else {}))
+        columns = (own.astype(int).tolist() for own in (sample.boxes, sample.labels, sample.areas))
+        for (x1, y1, x2, y2), label, area, extra in zip(*columns, picture.extras or [{}] * len(sample.labels)):
+            annotation = {"id": len(annotations) + 1, "image_id": image, "category_id": label + 1}
+            annotation |= {"bbox": [x1, y1, x2 - x1, y2 - y1], "area": area, "iscrowd": 0}
+            annotations.append(annotation | extra)
     return head | {"images": images, "annotations": annotations, "categories": categories}
 
 
 def category_entries(catalogue: list[EmojiCategory]) -> list[dict]:
     """COCO's "categories", with two keys of ours: novel and synonyms."""
+    keys = ("name", "supercategory", "novel")
     return [
-        {
-            "id": label + 1,
-            "name": category.name,
-            "supercategory": category.supercategory,
-            "novel": category.novel,
-            "synonyms": list(category.synonyms),
-        }
-        for label, category in enumerate(catalogue)
+        {"id": label, **{key: getattr(category, key) for key in keys}, "synonyms": list(category.synonyms)}
+        for label, category in enumerate(catalogue, 1)
     ]
 
 
@@ -131,16 +111,11 @@ def federated(truth: dict, seed: int) -> dict:
     Groups go by the number of training images, as LVIS defines them: r up to 10, c up to 100, f above.
     """
     counts = training_counts()
-    categories = [
-        category
-        | {
-            "image_count": images,
-            "instance_count": n,
-            "frequency": "r" if images <= 10 else "c" if images <= 100 else "f",
-        }
-        | {"def": f"the emoji {category['name']}", "synonyms": [category["name"], *category["synonyms"]]}
-        for category, (images, n) in zip(truth["categories"], counts)
-    ]
+    categories = []
+    for category, (images, n) in zip(truth["categories"], counts):
+        group = "r" if images <= 10 else "c" if images <= 100 else "f"
+        own = {"image_count": images, "instance_count": n, "frequency": group, "def": f"the emoji {category['name']}"}
+        categories.append(category | own | {"synonyms": [category["name"], *category["synonyms"]]})
     group = {category["id"]: category["supercategory"] for category in categories}
     images, annotations = [], []
     for image, held in zip(truth["images"], by_image(truth).values()):

@@ -1,7 +1,5 @@
 """The pictures of the embedded family: what each kind of set draws. formats.py writes down what is on them."""
 
-from __future__ import annotations
-
 import dataclasses
 from dataclasses import dataclass, field
 

@@ -7,8 +7,6 @@ Training scenes come straight from `SceneGenerator`, other seeds.
     python -m trex2_mini data emoji-family     # make them all (family.py)
 """
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import io
@@ -31,20 +29,8 @@ from tqdm import tqdm
 from trex2_mini.datasets.emoji.formats import FREQUENCY_SCENES, files
 from trex2_mini.datasets.emoji.pictures import Picture, catalogue_of, draw
 from trex2_mini.datasets.emoji.worlds import WORLDS
-from trex2_mini.datasets.scenes.catalogue import EmojiCategory, load_catalogue
-from trex2_mini.datasets.scenes.generator import SIZES, SceneConfig, SceneGenerator
+from trex2_mini.datasets.scenes.generator import SceneConfig
 from trex2_mini.paths import CATALOGUE, data_root
-
-__all__ = [
-    "EMOJI_SETS",
-    "SIZES",
-    "EmojiCategory",
-    "SceneConfig",
-    "SceneGenerator",
-    "load_catalogue",
-    "make_emoji_set",
-    "plan",
-]
 
 VERSION = "1"  # of the sets: raise it when the generator's code changes what it draws
 ATTRIBUTION = "All emojis designed by OpenMoji – the open-source emoji and icon project. License: CC BY-SA 4.0"
@@ -66,13 +52,7 @@ class EmojiSet:
     scenes: int
     categories: tuple[int, int]  # least and most a scene
     novel_share: float | None  # share of novel categories; None: every category equally often
-
-
-@dataclass(frozen=True)
-class FamilySet(EmojiSet):
-    """A set that plays the part of a real benchmark."""
-
-    kind: str  # see formats.py
+    kind: str = "scenes"  # see formats.py
     world: str = ""  # of emoji-wild: a key of WORLDS
 
 
@@ -81,7 +61,7 @@ def _wild() -> dict[str, EmojiSet]:
     sets = {}
     for place, world in enumerate(WORLDS):
         for split, scenes in enumerate((96, 50)):
-            recipe = FamilySet(2_000_000 + 2 * place + split, scenes, (2, 4), None, "wild", world)
+            recipe = EmojiSet(2_000_000 + 2 * place + split, scenes, (2, 4), None, "wild", world)
             sets[f"emoji-wild-{world}/{('train', 'val')[split]}"] = recipe
     return sets
 
@@ -89,28 +69,27 @@ def _wild() -> dict[str, EmojiSet]:
 EMOJI_SETS: dict[str, EmojiSet] = {
     "emoji-val": EmojiSet(seed=1_000_001, scenes=500, categories=(2, 5), novel_share=0.2),
     "emoji-reference": EmojiSet(seed=1_000_002, scenes=1900, categories=(4, 6), novel_share=None),
-    "emoji-coco": FamilySet(1_000_003, 300, (2, 5), None, "coco"),
-    "emoji-lvis-minival": FamilySet(1_000_004, 400, (2, 5), None, "lvis"),
-    "emoji-lvis-val": FamilySet(
-        1_000_004, 1600, (2, 5), None, "lvis"
-    ),  # minival is its beginning, as LVIS's is a part of val
-    "emoji-count": FamilySet(1_000_005, 90, (1, 1), 0.4, "count"),
-    "emoji-count-lvis": FamilySet(1_000_006, 60, (3, 5), 0.3, "count-lvis"),
-    "emoji-clips": FamilySet(1_000_007, 16, (3, 5), 0.2, "clips"),
-    "emoji-captions": FamilySet(1_000_008, 300, (2, 5), 0.2, "captions"),
-    "emoji-sa": FamilySet(1_000_009, 300, (2, 5), 0.2, "sa"),
+    "emoji-coco": EmojiSet(1_000_003, 300, (2, 5), None, "coco"),
+    "emoji-lvis-minival": EmojiSet(1_000_004, 400, (2, 5), None, "lvis"),
+    # minival is its beginning, as LVIS's is a part of val
+    "emoji-lvis-val": EmojiSet(1_000_004, 1600, (2, 5), None, "lvis"),
+    "emoji-count": EmojiSet(1_000_005, 90, (1, 1), 0.4, "count"),
+    "emoji-count-lvis": EmojiSet(1_000_006, 60, (3, 5), 0.3, "count-lvis"),
+    "emoji-clips": EmojiSet(1_000_007, 16, (3, 5), 0.2, "clips"),
+    "emoji-captions": EmojiSet(1_000_008, 300, (2, 5), 0.2, "captions"),
+    "emoji-sa": EmojiSet(1_000_009, 300, (2, 5), 0.2, "sa"),
     **_wild(),
 }
 
 
-def plan(recipe: EmojiSet, look_alikes: float = SceneConfig.look_alikes) -> list[list[int]]:
+def plan(recipe: EmojiSet) -> list[list[int]]:
     """Which categories each scene of a set holds.
 
     Categories are dealt from shuffled decks, one of the trained and one of the novel, and a deck is shuffled anew when
     it is empty: every category of a deck comes equally often, give or take one.
     """
     rng = np.random.default_rng(recipe.seed)
-    catalogue = _catalogue(recipe)
+    catalogue = catalogue_of(recipe.kind, recipe.world)
     groups = [category.supercategory for category in catalogue]
     pools = [[i for i, category in enumerate(catalogue) if category.novel == novel] for novel in (False, True)]
     share = len(pools[1]) / len(catalogue) if recipe.novel_share is None else recipe.novel_share
@@ -118,7 +97,7 @@ def plan(recipe: EmojiSet, look_alikes: float = SceneConfig.look_alikes) -> list
     scenes = []
     for _ in range(recipe.scenes):
         held: list[int] = []
-        alike = rng.random() < look_alikes
+        alike = rng.random() < SceneConfig.look_alikes
         for _ in range(rng.integers(recipe.categories[0], recipe.categories[1] + 1)):
             which = int(rng.random() < share)
             if not decks[which]:
@@ -132,19 +111,11 @@ def plan(recipe: EmojiSet, look_alikes: float = SceneConfig.look_alikes) -> list
     return scenes
 
 
-def _kind(recipe: EmojiSet) -> tuple[str, str]:
-    return (recipe.kind, recipe.world) if isinstance(recipe, FamilySet) else ("scenes", "")
-
-
-def _catalogue(recipe: EmojiSet) -> list[EmojiCategory]:
-    return catalogue_of(*_kind(recipe))
-
-
 def _render(arguments: tuple[EmojiSet, int, list[int]]) -> list[tuple[Picture, bytes]]:
     """The pictures of one scene of a set (a clip has many) and their JPEG files."""
     recipe, index, categories = arguments
     rendered = []
-    for picture in draw(*_kind(recipe), recipe.seed, index, categories):
+    for picture in draw(recipe.kind, recipe.world, recipe.seed, index, categories):
         file = io.BytesIO()
         Image.fromarray(picture.sample.image).save(file, "JPEG", quality=95)
         rendered.append((picture, file.getvalue()))
@@ -153,33 +124,26 @@ def _render(arguments: tuple[EmojiSet, int, list[int]]) -> list[tuple[Picture, b
 
 def _recipe(name: str) -> dict:
     """What decides a set's content, as its manifest records it."""
-    recipe = EMOJI_SETS[name]
-    kind, world = _kind(recipe)
-    knobs = {"knobs": dataclasses.asdict(SceneConfig())}
-    if kind == "wild":
-        knobs = {"knobs": dataclasses.asdict(WORLDS[world].config), "names": WORLDS[world].names}
-    elif kind == "lvis":
-        knobs["frequency_scenes"] = FREQUENCY_SCENES
-    catalogue = {"catalogue": hashlib.sha256(CATALOGUE.read_bytes()).hexdigest()}
-    return {"name": name, "version": VERSION, **dataclasses.asdict(recipe), **knobs, **catalogue}
+    own = dataclasses.asdict(EMOJI_SETS[name])
+    kind, world = own["kind"], own["world"]
+    if kind == "scenes":
+        del own["kind"], own["world"]
+    own["knobs"] = dataclasses.asdict(WORLDS[world].config if world else SceneConfig())
+    own |= {"names": WORLDS[world].names} if world else {}
+    own |= {"frequency_scenes": FREQUENCY_SCENES} if kind == "lvis" else {}
+    return {"name": name, "version": VERSION, **own, "catalogue": hashlib.sha256(CATALOGUE.read_bytes()).hexdigest()}
 
 
 def _head(name: str) -> dict:
     """The info and licenses of a set."""
-    font = WORLDS[world].font if (world := _kind(EMOJI_SETS[name])[1]) else ""
+    font = WORLDS[world].font if (world := EMOJI_SETS[name].world) else ""
     artwork, contributor = "OpenMoji artwork", ATTRIBUTION
     licence, address = "CC BY-SA 4.0", "https://creativecommons.org/licenses/by-sa/4.0/"
     if font:
         artwork, licence, address, _ = FONT_LICENCES[font]
         contributor = f"{artwork}. License: {licence}"
-    return {
-        "info": {
-            "description": f"{name}: scenes composed of {artwork}",
-            "version": VERSION,
-            "contributor": contributor,
-        },
-        "licenses": [{"id": 1, "name": licence, "url": address}],
-    }
+    about = {"description": f"{name}: scenes composed of {artwork}", "version": VERSION, "contributor": contributor}
+    return {"info": about, "licenses": [{"id": 1, "name": licence, "url": address}]}
 
 
 def make_emoji_set(
@@ -231,15 +195,14 @@ def _make(name: str, folder: Path, recipe: dict, workers: int, progress: bool) -
             for picture, jpeg in rendered:
                 (draft / "images" / picture.file_name).write_bytes(jpeg)
                 pictures.append(picture)
-        kind, _ = _kind(definition)
-        written = files(kind, definition.seed, pictures, _catalogue(definition), _head(name))
+        catalogue = catalogue_of(definition.kind, definition.world)
+        written = files(definition.kind, definition.seed, pictures, catalogue, _head(name))
         hashes = {}
         for file_name, content in written.items():
-            text = (
-                content if isinstance(content, str) else json.dumps(content, ensure_ascii=False, separators=(",", ":"))
-            )
-            (draft / file_name).write_bytes(text.encode())
-            hashes[file_name] = hashlib.sha256(text.encode()).hexdigest()
+            if not isinstance(content, str):
+                content = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
+            (draft / file_name).write_bytes(content.encode())
+            hashes[file_name] = hashlib.sha256(content.encode()).hexdigest()
         manifest = {
             "recipe": recipe,
             "images": len(pictures),
@@ -257,8 +220,8 @@ def _make(name: str, folder: Path, recipe: dict, workers: int, progress: bool) -
 
 
 def _font_packages(recipe: EmojiSet) -> list[str]:
-    _, world = _kind(recipe)
-    return [FONT_LICENCES[WORLDS[world].font][3]] if world and WORLDS[world].font else []
+    font = WORLDS[recipe.world].font if recipe.world else ""
+    return [FONT_LICENCES[font][3]] if font else []
 
 
 def _run(jobs: list, workers: int) -> Iterator[list[tuple[Picture, bytes]]]:

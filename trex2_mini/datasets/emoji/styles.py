@@ -8,8 +8,6 @@
 Values are float32 in 0..255; grounds and looks may overshoot, the scene clips.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 import numpy as np

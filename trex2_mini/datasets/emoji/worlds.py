@@ -5,8 +5,6 @@ functions of styles.py that draw the ground, ink each object and change the look
 generator's.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field

@@ -1,16 +1,15 @@
 """Sets of boxes with names: Objects365 v2, Open Images V7, CrowdHuman."""
 
-from __future__ import annotations
-
 import csv
 from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
 
-from trex2_mini.datasets.large.rows import Row, inside, json_lines, take
+from trex2_mini.datasets.large.rows import Row, inside, json_lines, named, take
 from trex2_mini.paths import read_json
 
 
+@named
 def objects365(annotations: Path) -> Iterator[Row]:
     """Objects365 v2: zhiyuan_objv2_train.json or _val.json, COCO's format.
 
@@ -34,6 +33,7 @@ def objects365(annotations: Path) -> Iterator[Row]:
         yield Row(place, width, height, boxes, called, crowd)
 
 
+@named
 def open_images(boxes: Path, classes: Path, labels: Path | None = None, hierarchy: Path | None = None) -> Iterator[Row]:
     """Open Images V7: a CSV of boxes in shares of the picture, sorted by picture, as published.
 
@@ -107,6 +107,7 @@ def _ancestors(root: dict) -> dict[str, set[str]]:
     return found
 
 
+@named
 def crowdhuman(annotations: Path, box: str = "vbox", name: str = "person") -> Iterator[Row]:
     """CrowdHuman: annotation_train.odgt, one JSON a line; pictures are ID.jpg.
 

@@ -1,14 +1,13 @@
 """GoldG: captions whose phrases have boxes, in MDETR's JSON (Flickr30k entities, and GQA without COCO's pictures)."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 
-from trex2_mini.datasets.large.rows import Row, inside, take
+from trex2_mini.datasets.large.rows import Row, inside, named, take
 from trex2_mini.paths import read_json
 
 
+@named
 def gold_g(annotations: Path) -> Iterator[Row]:
     """final_flickr_separateGT_train.json or final_mixed_train_no_coco.json: an image a caption.
 

@@ -61,7 +61,10 @@ def write_index(
         with pyarrow.parquet.ParquetWriter(draft, schema(), compression="zstd") as writer:
             for some in _groups(rows, group):
                 entries = [_entry(row, place, counts) for row in some]
-                writer.write_table(pyarrow.Table.from_pylist(entries, schema=schema()))
+                try:
+                    writer.write_table(pyarrow.Table.from_pylist(entries, schema=schema()))
+                except (pyarrow.ArrowException, OverflowError, TypeError) as error:
+                    raise ValueError(f"{path}: sizes or captions of a picture are none: {error}") from error
             negatives = {name for name in place if counts[name] > more_than} if dictionary is None else set(dictionary)
             categories = [{"name": name, "negative": name in negatives} for name in place]
             writer.add_key_value_metadata({"categories": json.dumps(categories)})
@@ -84,7 +87,13 @@ def _groups(rows: Iterable[Row], size: int) -> Iterator[list[Row]]:
 
 
 def _entry(row: Row, place: dict[str, int], counts: Counter) -> dict:
-    boxes = np.asarray(row.boxes if len(row.boxes) else np.zeros((0, 4)), dtype=np.float32)
+    names = (*row.names, *(row.looked_for or ()), *row.ambiguous)
+    if not all(isinstance(name, str) and name.strip() for name in names):
+        raise ValueError(f"{row.file}: expected names that are text, got {names!r:.80}")
+    try:
+        boxes = np.asarray(row.boxes if len(row.boxes) else np.zeros((0, 4)), dtype=np.float32)
+    except (ValueError, TypeError):
+        boxes = np.full((1, 1), np.nan)
     if boxes.shape[1:] != (4,) or not np.isfinite(boxes).all():
         raise ValueError(f"{row.file}: expected boxes of four finite numbers, got {row.boxes!r:.80}")
     if not len(row.boxes) == len(row.names) == len(row.crowd):

@@ -1,18 +1,17 @@
 """Sets of boxes without names, for visual prompts: HierText and SA-1B."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from trex2_mini.datasets.large.rows import Row, inside, json_lines, take
+from trex2_mini.datasets.large.rows import Row, inside, json_lines, named, take
 from trex2_mini.paths import read_json
 
 LEVELS = ("paragraph", "line", "word")
 
 
+@named
 def hiertext(annotations: Path, level: str = "word") -> Iterator[Row]:
     """HierText: train.jsonl(.gz), which is one JSON or one a line; pictures are IMAGE_ID.jpg.
 
@@ -52,6 +51,7 @@ def _around(vertices: list, where: str) -> list[float]:
     return [*points.min(0).tolist(), *np.ptp(points, axis=0).tolist()]
 
 
+@named
 def sa_1b(folder: Path, name: str = "object", least_iou: float = 0.0) -> Iterator[Row]:
     """SA-1B: a folder with a JSON beside each picture (sa_1.json, sa_1.jpg), searched with its subfolders.
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import csv
+import functools
 import gzip
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -12,6 +14,9 @@ from typing import Any
 import numpy as np
 
 from trex2_mini.images import MissingPicture, load_image
+
+# what reading a file of another form raises
+FORMLESS = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, csv.Error, EOFError, OSError)
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,22 @@ class Row:
     caption: str | None = None
     offset: int = -1  # bytes; of a picture within a tar
     size: int = 0
+
+
+def named(reader: Callable[..., Iterator[Row]]) -> Callable[..., Iterator[Row]]:
+    """A reader whose every error on a file of another form is a ValueError that names the file, and what was read."""
+
+    @functools.wraps(reader)
+    def read(source: Path, *more: Any, **options: Any) -> Iterator[Row]:
+        try:
+            yield from reader(source, *more, **options)
+        except FORMLESS as error:
+            if str(source) in str(error):
+                raise
+            kind = f"{type(error).__name__}: {error}"
+            raise ValueError(f"{source} is not of the form that {reader.__name__} reads ({kind})") from error
+
+    return read
 
 
 def inside(file: str, what: Path) -> str:

@@ -1,17 +1,16 @@
 """Captions and classification pictures in WebDataset's tar shards, as img2dataset writes them."""
 
-from __future__ import annotations
-
 import json
 import tarfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from trex2_mini.datasets.large.rows import Row
+from trex2_mini.datasets.large.rows import Row, named
 
 PICTURES = ("jpg", "jpeg", "png", "webp")
 
 
+@named
 def web_shards(folder: Path, names: Sequence[str] | None = None) -> Iterator[Row]:
     """The pictures of all *.tar in a folder, each with its caption; they stay in the tars.
 

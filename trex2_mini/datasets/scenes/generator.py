@@ -4,8 +4,6 @@ A scene is a pure function of (seed, index): every choice comes from `np.random.
 module draws what a scene holds and how each object looks; painting.py paints it and knows what stays visible.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -233,8 +231,7 @@ class SceneGenerator:
 
     def _patch(self, rng: np.random.Generator, key: str, side: float) -> np.ndarray:
         """The object's picture turned, scaled and flipped in one resampling: float32 [h, w, 4], premultiplied alpha,
-        0..255.
-        """
+        0..255."""
         config = self.config
         angle = np.deg2rad(
             rng.uniform(-180, 180) if rng.random() < config.any_angle else rng.uniform(-config.tilt, config.tilt)

@@ -4,8 +4,6 @@ An id map names the object that owns each pixel (alpha > 0.5). So a box is the t
 pixels, and an object is only painted where it leaves enough of every earlier one.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from PIL import Image, ImageFilter
 

@@ -1,6 +1,10 @@
-"""The one figure of the model, as SVG, with the parts marked that a notebook is about."""
+"""data/architecture.svg, the one figure of the model. Each part is a group that bears its name; notebooks mark some of
+them (`trex2_mini.teaching.figure`).
 
-from __future__ import annotations
+    python data/makers/architecture.py
+"""
+
+from trex2_mini.paths import REPOSITORY, write_text
 
 # name: (x, y, width, height, lines of text). Dashed parts exist in training only.
 PARTS = {
@@ -33,36 +37,27 @@ ARROWS = (  # (points of the line); the last one has the head
     ((790, 66), (790, 118)), ((934, 118), (934, 66)),
 )  # fmt: skip
 LABELS = ((410, 134, "f"), (410, 47, "T"), (410, 231, "V"))  # what flows
-TRAINING = ("denoising", "losses", "alignment")
-HERE = {  # what each notebook is about, by its number
-    "01": ("image", "names", "regions"), "02": ("losses",), "03": ("encoder", "visual", "decoder"),
-    "04": ("backbone", "encoder"), "05": ("regions", "visual"), "06": ("names", "text"), "07": ("selection", "decoder"),
-    "08": ("alignment",), "09": ("losses", "denoising"), "10": TRAINING, "11": ("prompts",), "12": ("regions",),
-    "13": ("answers",), "14": ("answers",), "15": TRAINING, "16": ("image", "names", "regions"),
-    "17": ("encoder", "decoder"), "18": TRAINING,
-}  # fmt: skip
-INK, MARK, PAPER = "#22313f", "#e4572e", "#ffffff"
+INK, PAPER = "#22313f", "#ffffff"
 
 
-def architecture(here: tuple[str, ...] = ()) -> str:
-    """The figure, 1000 x 282. here: keys of PARTS to mark. Raises KeyError for others."""
+def architecture() -> str:
+    """The figure, 1000 x 282."""
     shapes = []
     for line in ARROWS:
         path = " ".join(f"{x},{y}" for x, y in line)
         shapes.append(f'<polyline points="{path}" fill="none" stroke="{INK}" marker-end="url(#head)"/>')
     for x, y, text in LABELS:
         shapes.append(f'<text x="{x}" y="{y}" font-style="italic">{text}</text>')
-    for name in here:
-        PARTS[name]  # a KeyError names what is no part
     for name, (x, y, width, height, lines) in PARTS.items():
-        fill, text = (MARK, PAPER) if name in here else (PAPER, INK)
         dash = ' stroke-dasharray="5 3"' if name in DASHED else ""
+        shapes.append(f'<g id="{name}" fill="{INK}" color="{PAPER}">')  # of its words, of its ground
         shapes.append(
-            f'<rect x="{x}" y="{y}" width="{width}" height="{height}" rx="5" fill="{fill}" stroke="{INK}"{dash}/>'
+            f'<rect x="{x}" y="{y}" width="{width}" height="{height}" rx="5" fill="currentColor" stroke="{INK}"{dash}/>'
         )
         for i, words in enumerate(lines):
             row = y + height / 2 + 4 + 14 * (i - (len(lines) - 1) / 2)
-            shapes.append(f'<text x="{x + width / 2}" y="{row}" text-anchor="middle" fill="{text}">{words}</text>')
+            shapes.append(f'<text x="{x + width / 2}" y="{row}" text-anchor="middle">{words}</text>')
+        shapes.append("</g>")
     note = "once an image: backbone and encoder. At every prompt: the rest. Dashed: in training only."
     shapes.append(f'<text x="500" y="275" text-anchor="middle" font-size="11">{note}</text>')
     tip = f'<path d="M0,0 L8,4 L0,8 z" fill="{INK}"/>'
@@ -73,3 +68,7 @@ def architecture(here: tuple[str, ...] = ()) -> str:
         + "".join(shapes)
         + "</svg>\n"
     )
+
+
+if __name__ == "__main__":
+    write_text(REPOSITORY / "data" / "architecture.svg", architecture())

@@ -4,7 +4,7 @@ The sets lie in the repository, as data/photo-wild/SET/{examples,val}: visual pr
 AP is measured on `val`. `build` made them from the larger sets in ../shared/wild, with a fixed seed; the same sources
 give the same pictures again:
 
-    python -m trex2_mini.datasets.photo_wild ../shared/wild
+    python data/makers/photo_wild.py ../shared/wild
 
 Pictures of one scene never lie in both splits. A scene is: pictures of one video clip, pictures that a camera
 numbered within `NEIGHBOURS` of each other, and pictures that look alike (`alikeness`), chained.
@@ -21,9 +21,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from trex2_mini.paths import REPOSITORY, read_json, write_text
+from trex2_mini.datasets.registry import PHOTO_WILD_FOLDER as FOLDER
+from trex2_mini.paths import read_json, write_text
 
-FOLDER = REPOSITORY / "data" / "photo-wild"
 SETS = {  # uploader/project on universe.roboflow.com; all are under CC BY 4.0
     "aquarium": "Aquarium Combined",
     "food-trays": "charladinna-bbx/deteksi_mbg",
@@ -33,7 +33,6 @@ SETS = {  # uploader/project on universe.roboflow.com; all are under CC BY 4.0
     "thermal-cheetah": "brad-dwyer/thermal-cheetah",
 }
 SPLITS = ("examples", "val")
-PHOTO_WILD = tuple(f"photo-wild-{name}/{split}" for name in SETS for split in SPLITS)
 PHRASES = {  # what the text protocol asks instead of a set's own name
     "thermal-cheetah": {"human": "person"},
     "kuih-cakes": {
