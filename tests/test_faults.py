@@ -5,6 +5,8 @@ value, or one line that says what is wrong. Commands are called as a user calls 
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import tracemalloc
 from types import SimpleNamespace
 
@@ -120,6 +122,14 @@ def test_search_takes_a_bank_of_another_model_only_when_told(says):
     code, _, said = says("search set/images --bank other.safetensors")
     assert code == 1 and "--allow-other-model" in said
     assert says("search set/images --bank other.safetensors --allow-other-model")[0] == 0
+
+
+def test_bank_list_does_not_wait_for_torch(place):
+    PromptBank(["a", "b"], seeded_model().encode_text(["a", "b"]).detach(), "0" * 16).save("two.safetensors")
+    code = "import sys; from trex2_mini.cli import main\n"
+    code += "print(main(['bank', 'list', 'two.safetensors']), 'torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == "two.safetensors: 2 names of 32 numbers, model 0000000000000000 a b 0 False".split()
 
 
 # 5. bad pictures

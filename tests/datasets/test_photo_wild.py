@@ -119,6 +119,7 @@ def test_every_category_comes_first_into_both_splits():
 def test_examples_of_a_suite_come_from_its_other_split():
     assert reference_of("photo-wild-ships/val") == "photo-wild-ships/examples"
     assert reference_of("emoji-wild-night/val") == "emoji-wild-night/train"
+    assert reference_of("coco-val2017") == "coco-train2017" and reference_of("lvis-minival") == "lvis-train"
     assert reference_of("emoji-val") == reference_of(open_dataset("photo-wild-ships/val")) == "emoji-reference"
     assert list(suites()["photo-wild"]) == [name for name in PHOTO_WILD if name.endswith("/val")]
     assert len(suites()["emoji-wild"]) == 15

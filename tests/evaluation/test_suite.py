@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from trex2_mini.evaluation import suite
-from trex2_mini.evaluation.suite import as_table, measure_suite
+from trex2_mini.evaluation.suite import as_table, measure_suite, present
 
 
 def test_a_suite_is_the_mean_and_median_of_its_sets(monkeypatch):
@@ -29,3 +29,13 @@ def test_a_suite_is_the_mean_and_median_of_its_sets(monkeypatch):
 def test_an_unknown_suite_is_refused():
     with pytest.raises(ValueError, match="unknown suite 'wild'; expected one of emoji-wild, photo-wild"):
         measure_suite("nano-photo", "wild")
+
+
+def test_sets_that_are_not_here_are_told_apart(monkeypatch, tmp_path):
+    monkeypatch.setenv("TREX2_DATA", str(tmp_path))
+    ships = "photo-wild-ships/val"
+    here, absent = present([ships, "coco-val2017", "lvis-val"], {"lvis-val": ships})
+    assert list(here) == [ships] and here[ships][1].path.parent.name == "examples"
+    assert list(absent) == ["coco-val2017", "lvis-val"] and "instances_val2017.json" in absent["coco-val2017"]
+    with pytest.raises(FileNotFoundError, match="no set of odinw35 lies under"):
+        measure_suite("nano-photo", "odinw35")

@@ -189,6 +189,13 @@ def test_every_finding_holds_in_the_paper():
     assert known["... and the median over sets"].reason == "needs at least 5 images or sets that hold what it is about"
 
 
+def test_what_is_missing_is_not_testable():
+    rows = findings(None, None, [], {}, np.full(5, 20.0), [])
+    tested = [own.statement for own in rows if own.verdict != NOT_TESTABLE]
+    assert len(tested) == 1 and tested[0].startswith("A further prompt costs less")
+    assert all(own.reason for own in rows if own.verdict == NOT_TESTABLE)
+
+
 def test_ablations_are_compared_by_seed(tmp_path):
     def run(variant, seed, steps, ap):
         (tmp_path / f"{variant}-{seed}-{steps}.json").write_text(

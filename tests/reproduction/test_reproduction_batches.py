@@ -169,9 +169,11 @@ def test_bad_scales(scales):
         read_scale("huge", scales, scales)
     with pytest.raises(ValueError, match=r"big\.yml: expected a YAML file"):
         read_scale("big", scales, scales)
-    (scales / "big.yml").write_text("factor: [1, 2]")
-    with pytest.raises(ValueError, match="one value for each parameter"):
+    (scales / "big.yml").write_text("[1, 2]")
+    with pytest.raises(ValueError, match="a value for each parameter"):
         read_scale("big", scales, scales)
+    (scales / "big.yml").write_text("factor: [1, 2]")  # a list of a scale is one value
+    assert [run.parameters for run in read_scale("big", scales, scales)] == [{"factor": [1, 2]}]
 
 
 def test_papermill_by_hand_gives_the_numbers_of_reproduce(scales, tmp_path):

@@ -20,7 +20,7 @@ PROTOCOLS = (
 @click.option("--data", default="emoji-val", help="A set's name, or a folder with annotations.json and images/.")
 @click.option(
     "--reference",
-    help="Where Visual-G draws its examples (default: the other split of a wild set, else emoji-reference).",
+    help="Where Visual-G draws its examples (default: the set's own training split, else emoji-reference).",
 )
 @click.option(
     "--protocol", required=True, type=click.Choice(PROTOCOLS),

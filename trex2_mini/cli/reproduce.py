@@ -11,8 +11,9 @@ from trex2_mini.cli.options import PATH, Several, command
 
 @command()
 @click.option(
-    "--scale", default="smoke", help="smoke, laptop or full (notebooks/params); or a YAML file of runs of your own."
-)
+    "--scale", default="smoke",
+    help="smoke, laptop, embedded, or coco_lvis on real data (notebooks/params); or a YAML file of runs of your own.",
+)  # fmt: skip
 @click.option("--out", type=PATH, metavar="FOLDER", help="Of the runs and tables (default runs/reproduce/SCALE).")
 @click.option("--only", default="", metavar="NN", help="Only notebooks whose name begins so, such as 13.")
 @click.option("--workers", type=int, default=1, help="Runs at a time.")

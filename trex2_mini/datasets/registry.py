@@ -107,7 +107,11 @@ def suites() -> dict[str, dict[str, str]]:
 def reference_of(data: object) -> str:
     """The set that generic visual prompts for `data` are taken from, unless one is named.
 
-    Of a suite's set it is the set's other split, else emoji-reference.
+    Of a suite's set it is the set's other split, of COCO's and LVIS's official sets their training split, else
+    emoji-reference.
     """
+    if not isinstance(data, str):
+        return "emoji-reference"
     pairs = {name: other for suite in suites().values() for name, other in suite.items()}
-    return pairs.get(data, "emoji-reference") if isinstance(data, str) else "emoji-reference"
+    official = {"coco-": "coco-train2017", "lvis-": "lvis-train"}
+    return pairs.get(data) or official.get(data[:5], "emoji-reference")

@@ -47,7 +47,7 @@ def check_pictures(dataset: CocoDataset, progress: bool = True, decode: bool = F
     """
     problems, boxes_of, seen = [], dataset.annotations_by_image(), []
     less, out = [], []  # annotations of less than a pixel; that reach out of their picture
-    for image in tqdm(dataset.coco["images"], desc="checking", unit="picture", disable=not progress):
+    for image in tqdm(dataset.coco["images"], desc="checking", unit="picture", disable=None if progress else True):
         try:
             path = dataset.pictures.find(image["file_name"])
             width, height = picture_size(path)

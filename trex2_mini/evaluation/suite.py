@@ -9,14 +9,15 @@ more than on the draws, so the median stands beside the mean.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from trex2_mini.datasets.coco import CocoDataset
 from trex2_mini.datasets.odinw import RF100_SETS
-from trex2_mini.datasets.registry import suites
+from trex2_mini.datasets.registry import open_dataset, reference_of, suites
 from trex2_mini.detector import Detector
 from trex2_mini.evaluation.baselines import BASELINES
 from trex2_mini.evaluation.together import together
@@ -29,10 +30,27 @@ ROWS = (
 )
 
 
+def present(
+    sets: Sequence[str], reference: Mapping[str, str]
+) -> tuple[dict[str, tuple[CocoDataset, CocoDataset]], dict[str, str]]:
+    """Those of `sets` that are here, {name: (set, where its examples come from)}, and of the others {name: why not}.
+
+    reference: {set: the set of its examples}; of those not named `reference_of`.
+    """
+    here, absent = {}, {}
+    for name in sets:
+        try:
+            here[name] = open_dataset(name), open_dataset(reference.get(name) or reference_of(name))
+        except FileNotFoundError as error:
+            absent[name] = str(error)
+    return here, absent
+
+
 def measure_suite(
     checkpoint: str | Path | Detector,
     suite: str,
     *,
+    most: int | None = None,
     examples: int = 16,
     draws: int = 3,
     limit: int | None = None,
@@ -44,6 +62,7 @@ def measure_suite(
 
     Args:
         checkpoint, examples, draws, limit (of each set), seed, baselines: as in `together`.
+        most: only the first so many of its sets.
         suite: a key of `suites()`: "photo-wild", "emoji-wild", "odinw35" or "rf100" (their sets that are there).
 
     Returns:
@@ -52,18 +71,20 @@ def measure_suite(
         "about": {set: where the numbers come from}}.
 
     Raises:
-        ValueError: there is no such suite, or none of its sets.
+        ValueError: there is no such suite. FileNotFoundError: none of its sets is here.
     """
     known = suites()
     if suite not in known:
         raise ValueError(f"unknown suite {suite!r}; expected one of {', '.join(known)}")
     if not known[suite]:
-        raise ValueError(f"no set of {suite} lies under {data_root() / suite}; data/README.md says where to get them")
+        raise FileNotFoundError(
+            f"no set of {suite} lies under {data_root() / suite}; data/README.md says where to get them"
+        )
     detector, weights = open_detector(checkpoint)
     options = {"examples": examples, "draws": draws, "limit": limit, "seed": seed, "baselines": baselines}
     options["progress"] = progress
     measured, about = {}, {}
-    for data, reference in known[suite].items():
+    for data, reference in list(known[suite].items())[:most]:
         run = together(detector, data, reference, **options)
         measured[data], about[data] = run.measured(), run.about | weights
     table = {}

@@ -6,6 +6,7 @@ features fit a budget. All protocols are given the same categories: those that h
 
     text, visual-g, mixed, visual-i, visual-i-others   as in protocols.py
     points, points-others                              visual-i by centre points instead of boxes
+    ...-others                                         only where some category has a second object on a picture
     echo, echo-others                                  the prompted box itself is the answer; no detector
     template, features (and -others)                   the baselines of baselines.py, if asked for
 """
@@ -167,7 +168,8 @@ def together(
         for kind, detections in kinds.items():
             truth, others, _ = only_others(dataset.coco, list(detections), own)
             answers.setdefault(kind, []).append(given(detections))
-            answers.setdefault(f"{kind}-others", []).append(given(others, truth))
+            if any(o["image_id"] in readable and o["category_id"] in set(ids) for o in truth["annotations"]):
+                answers.setdefault(f"{kind}-others", []).append(given(others, truth))
     regions = {kind: rows[kind] for kind in ("region", "region-visual")}
     about = {
         "data": str(data) if isinstance(data, (str, Path)) else dataset.path.parent.name,

@@ -1,7 +1,7 @@
 """The reproduction notebooks as a batch: a grid of parameters through papermill, and one table of what came out.
 
-notebooks/params/SCALE.yml holds the parameters of a scale, one value each, for any notebook; grid.yml says which
-notebooks run at it, and over which values. A run is a notebook with one choice of parameters; it has a folder of its
+notebooks/params/SCALE.yml holds the parameters of a scale, for any notebook; grid.yml says which notebooks run at it;
+a list of values there is a run for each. A run is a notebook with one choice of parameters; it has a folder of its
 own, named by a hash of the notebook's code, the parameters and the checkpoint's weights. So what is done is skipped,
 and what failed is tried again. A change of the package's code does not change the name: delete the folder, or give
 another --out, to measure again. By hand, `papermill notebooks/NN.ipynb out.ipynb -f notebooks/params/SCALE.yml` gives
@@ -36,7 +36,7 @@ from trex2_mini.paths import REPOSITORY, write_text
 
 NOTEBOOKS = REPOSITORY / "notebooks"
 PARAMETERS = NOTEBOOKS / "params"
-SCALES = ("smoke", "laptop", "full")
+SCALES = ("smoke", "laptop", "embedded", "coco_lvis")
 NOT_MEASURED = frozenset(
     "versions config recipe parameters images per_category dataset reference by_seed seed claims".split()
 )
@@ -72,15 +72,14 @@ def read_scale(scale: str, folder: Path = PARAMETERS, notebooks: Path = NOTEBOOK
     """The runs of a scale: those that grid.yml of `folder` lists for it, with the parameters of SCALE.yml that each
     notebook has.
 
-    Raises ValueError as `read_grid`, for a scale that either file lacks, and for a value of SCALE.yml that is a list or
-    a mapping.
+    Raises ValueError as `read_grid`, and for a scale that either file lacks.
     """
     grid, file = _read(folder / "grid.yml"), folder / f"{scale}.yml"
     if not isinstance(grid, dict) or scale not in grid:
         raise ValueError(f"{folder / 'grid.yml'}: expected a list of runs for each scale, found none for {scale!r}")
     shared = _read(file)
-    if not isinstance(shared, dict) or any(isinstance(value, (list, dict)) for value in shared.values()):
-        raise ValueError(f"{file}: expected one value for each parameter (grid.yml takes lists), got {shared!r:.120}")
+    if not isinstance(shared, dict):
+        raise ValueError(f"{file}: expected a value for each parameter, got {shared!r:.120}")
     return _runs(folder / "grid.yml", grid[scale], shared, notebooks)
 
 

@@ -37,8 +37,8 @@ from trex2_mini.detector import Detector
 from trex2_mini.evaluation.bank import draw_examples, visual_banks
 from trex2_mini.evaluation.bootstrap import Matched, resampled
 from trex2_mini.evaluation.protocols import visual_generic
-from trex2_mini.evaluation.together import HeldTrial, Together
-from trex2_mini.evaluation.trial import Answers
+from trex2_mini.evaluation.together import Together, pieces
+from trex2_mini.evaluation.trial import Answers, Packed, Trial
 from trex2_mini.images import to_image
 from trex2_mini.model.image_encoder import IMAGENET_MEAN, IMAGENET_STD, build_backbone
 from trex2_mini.reproduction.ablations import half_interval
@@ -118,9 +118,10 @@ class Resampled:
         self.ap = lru_cache(None)(self._ap)
 
     def _ap(self, protocol: str, group: str = "all") -> np.ndarray:
-        """AP of a group: all, trained, or LVIS's r, c or f. NaN where fewer than FEWEST images hold any of it."""
-        kinds = {"all": lambda c: True, "trained": lambda c: not c["novel"]}
-        wanted = kinds.get(group, lambda c: c["frequency"] == group)
+        """AP of a group: all, trained (what is not marked as novel), or LVIS's r, c or f. NaN where fewer than FEWEST
+        images hold any of it."""
+        kinds = {"all": lambda c: True, "trained": lambda c: not c.get("novel")}
+        wanted = kinds.get(group, lambda c: c.get("frequency") == group)
         own = {category["id"] for category in self.found.dataset.categories if wanted(category)}
         draws = []
         for answers in self.found.answers[protocol]:
@@ -205,16 +206,23 @@ def prompts_sweep(
     numbers: Sequence[int] = NUMBERS,
     draws: int = 3,
     seed: int = 0,
+    limit: int | None = None,
+    memory: float = 2.0,
     progress: bool = True,
 ) -> dict[int, list[Answers]]:
-    """Visual-G by each number of example images, a list of draws; every image is encoded once."""
+    """Visual-G by each number of example images, a list of draws; every image is encoded once. Categories without an
+    example are left out. memory: as in `together`."""
     pairs = [(number, seed + draw) for number in numbers for draw in range(draws)]
     banks = visual_banks(detector, reference, test.names, pairs, progress=progress)
-    trial, labels = HeldTrial(detector, test, len(test), progress=progress), list(range(len(test.names)))
+    trial = Trial(detector, test, len(test.coco["images"][:limit]), progress=progress)
+    labels = [label for label, name in enumerate(test.names) if name in banks[0].names]
+    found = [Packed() for _ in pairs]
+    for piece in pieces(trial, memory):
+        for own, bank in zip(found, banks):
+            own.extend(visual_generic(piece, labels, bank))
     answers: dict[int, list[Answers]] = {number: [] for number in numbers}
-    for (number, _), bank in zip(pairs, banks):
-        found = visual_generic(trial, labels, bank)
-        answers[number].append(Answers(test.coco, found, list(test.category_ids), trial.image_ids))
+    for (number, _), own in zip(pairs, found):
+        answers[number].append(Answers(test.coco, own, [test.category_ids[label] for label in labels], trial.image_ids))
     return answers
 
 
@@ -295,8 +303,8 @@ def crop_ranks(found: Together, reference: CocoDataset, seed: int) -> list[dict]
 
 
 def findings(
-    coco: Resampled,
-    lvis: Resampled,
+    coco: Resampled | None,
+    lvis: Resampled | None,
     wild: Sequence[dict],
     sweep: dict[int, np.ndarray],
     shares: np.ndarray,
@@ -306,15 +314,18 @@ def findings(
     """The claims table.
 
     Args:
-        coco, lvis: on emoji-coco and one of the emoji-lvis sets.
-        wild: `Together.measured()` of the emoji-wild sets.
-        sweep: of `sweep_spread`, with 1, 16 and 64 prompts.
+        coco, lvis: on COCO or emoji-coco, and on a set of LVIS or emoji-lvis; None: not here, so not testable.
+        wild: `Together.measured()` of each set of ODinW or emoji-wild.
+        sweep: of `sweep_spread`, with 1, 16 and 64 prompts; none: not testable.
         shares: of `round_shares`.
-        crops: of `crop_ranks` on emoji-coco, a list a draw.
+        crops: of `crop_ranks` on coco, a list a draw.
         ablations: the results of `ablations.ablate`; without them what needs training is not testable.
     """
     found: list[Finding] = []
-    resamples, c, v, r, f = len(coco.weights) - 1, "coco_val_ap", "lvis_val_ap", "lvis_val_apr", "lvis_val_apf"
+    c, v, r, f = "coco_val_ap", "lvis_val_ap", "lvis_val_apr", "lvis_val_apf"
+    resamples = next((len(on.weights) - 1 for on in (coco, lvis) if on), 1)
+    unknown = np.full(1 + resamples, np.nan)
+    at = {number: sweep.get(number, unknown) for number in (1, 16, 64)}
 
     def add(
         statement: str, source: str, paper: tuple[float, float] | None, ours: Compared | None, why: str = ""
@@ -330,8 +341,11 @@ def findings(
     def table1(column: str, more: str, less: str) -> tuple[float, float]:
         return table(1, column, prompt=more), table(1, column, prompt=less)
 
-    def images(on: Resampled, more: str, less: str, group: str = "all") -> Compared | None:
-        return compared(on.ap(more, group), on.ap(less, group), "images")
+    def ap(on: Resampled | None, protocol: str, group: str = "all") -> np.ndarray:
+        return unknown if on is None else on.ap(protocol, group)
+
+    def images(on: Resampled | None, more: str, less: str, group: str = "all") -> Compared | None:
+        return compared(ap(on, more, group), ap(on, less, group), "images")
 
     def sets(statistic: Callable) -> Compared | None:
         more, less = ([own[name]["AP"] for own in wild] for name in ("visual-g", "text"))
@@ -339,10 +353,10 @@ def findings(
         return compared(*spread, f"{len(wild)} sets") if len(wild) >= FEWEST else None
 
     def lead(group: str) -> np.ndarray:
-        return lvis.ap("text", group) - lvis.ap("visual-g", group)
+        return ap(lvis, "text", group) - ap(lvis, "visual-g", group)
 
     def better(group: str = "all") -> np.ndarray:
-        return np.maximum(lvis.ap("text", group), lvis.ap("visual-g", group))
+        return np.maximum(ap(lvis, "text", group), ap(lvis, "visual-g", group))
 
     box, point = (
         {name: table(2, name, prompt=f"visual-i {kind}") for name in (c, v, r, f)} for kind in ("box", "point")
@@ -366,11 +380,11 @@ def findings(
     add("A box says more than a point (COCO)", "table 2", (box[c], point[c]), images(coco, "visual-i", "points"))
     add(
         "... but slightly: a point keeps nine tenths of a box's AP (COCO)", "table 2", (point[c], 0.9 * box[c]),
-        compared(coco.ap("points"), 0.9 * coco.ap("visual-i"), "images"),
+        compared(ap(coco, "points"), 0.9 * ap(coco, "visual-i"), "images"),
     )  # fmt: skip
     add(
         "A box on the image itself does best on rare categories: AP_r above AP_f (LVIS)", "table 2", (box[r], box[f]),
-        compared(lvis.ap("visual-i", "r"), lvis.ap("visual-i", "f"), "images"),
+        compared(ap(lvis, "visual-i", "r"), ap(lvis, "visual-i", "f"), "images"),
     )  # fmt: skip
     add(
         "Text beats examples on common categories (COCO)", "table 1", table1(c, "text", "visual-g"),
@@ -400,20 +414,20 @@ def findings(
     )  # fmt: skip
     add(
         "Together they beat the better of the two on the long tail (LVIS)", "table 8", (both[v], max(single[v])),
-        compared(lvis.ap("mixed"), better(), "images"),
+        compared(ap(lvis, "mixed"), better(), "images"),
     )  # fmt: skip
     add(
         "... and on its rare end (LVIS AP_r; ours: never trained)", "table 8", (both[r], max(single[r])),
-        compared(lvis.ap("mixed", "r"), better("r"), "images"),
+        compared(ap(lvis, "mixed", "r"), better("r"), "images"),
     )  # fmt: skip
     add(
         "16 examples are better than one (COCO)", "table 5", (prompts[16], prompts[1]),
-        compared(sweep[16], sweep[1], "images"),
+        compared(at[16], at[1], "images"),
     )  # fmt: skip
     add(
         "Examples saturate: from 1 to 16 gains more than from 16 to 64 (COCO)", "table 5",
         (prompts[16] - prompts[1], prompts[64] - prompts[16]),
-        compared(sweep[16] - sweep[1], sweep[64] - sweep[16], "images"),
+        compared(at[16] - at[1], at[64] - at[16], "images"),
     )  # fmt: skip
     seconds = {name: 1 / table(7, name, backbone="Swin-T") for name in ("fps", "interactive_fps")}
     add(
@@ -428,7 +442,8 @@ def findings(
     )  # fmt: skip
     add(
         "Stand-in: V names regions better than crops seen by a frozen ImageNet backbone, both by examples",
-        "not in the paper", None, compared(coco.top1(coco.found.regions["region-visual"]), coco.top1(crops), "images"),
+        "not in the paper", None,
+        compared(coco.top1(coco.found.regions["region-visual"]), coco.top1(crops), "images") if coco else None,
     )  # fmt: skip
     add(
         "Without the prompted instances Visual-I's AP is lower (COCO)", "not in the paper", None,
@@ -436,7 +451,7 @@ def findings(
     )  # fmt: skip
     add(
         "An echo of the prompts has more than half of Visual-I's AP (COCO)", "not in the paper", None,
-        compared(coco.ap("echo"), 0.5 * coco.ap("visual-i"), "images"),
+        compared(ap(coco, "echo"), 0.5 * ap(coco, "visual-i"), "images"),
     )  # fmt: skip
 
     def variants(statement: str, column: str, more: tuple[str, str], less: tuple[str, str]) -> None:

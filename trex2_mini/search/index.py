@@ -129,7 +129,7 @@ class PhotoIndex:
         used = {record["row"] for name, record in self._records.items() if name not in stale}
         rows = (row for row in range(len(there)) if row not in used)  # places of pictures that are gone come first
         with open(self._path, "r+b") as vectors, open(self.where / "pictures.jsonl", "a", encoding="utf-8") as lines:
-            for name in tqdm(stale, desc="indexing", unit="picture", disable=not progress):
+            for name in tqdm(stale, desc="indexing", unit="picture", disable=None if progress and stale else True):
                 size, time = there[name]
                 record = {"file": name, "size": size, "time": time}
                 record |= {"row": None, "height": 0, "width": 0, "unreadable": ""}

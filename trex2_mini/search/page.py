@@ -5,8 +5,10 @@ import html
 import io
 from collections.abc import Sequence
 
+import torch
 from matplotlib import font_manager
 from PIL import Image, ImageDraw, ImageFont
+from torchvision.ops import nms
 
 from trex2_mini.images import load_image
 from trex2_mini.plots import fonts_for
@@ -70,7 +72,8 @@ def _parts(hit: Hit) -> list[Image.Image]:
     picture = Image.fromarray(load_image(hit.path))
     found = hit.detections  # the best come first
     crops = []
-    for x1, y1, x2, y2 in found.boxes[:CROPS].tolist():
+    apart = nms(torch.from_numpy(found.boxes), torch.from_numpy(found.scores), 0.7)[:CROPS]  # of whatever names
+    for x1, y1, x2, y2 in found.boxes[apart.numpy()].tolist():
         margin = 0.1 * max(x2 - x1, y2 - y1)
         low, high = (max(0, x1 - margin), max(0, y1 - margin)), (x2 + margin, y2 + margin)
         crops.append(
