@@ -172,6 +172,7 @@ def start_ray(workers: int) -> None:
     if ray.is_initialized():
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # tell nobody
+    os.environ.setdefault("RAY_agent_register_timeout_ms", "120000")  # of a busy machine; Ray gives up after 15 s
     here = {"num_cpus": workers + 1, "include_dashboard": False, "address": "local"}
     try:
         ray.init(log_to_driver=False, logging_level="error", **({} if os.environ.get("RAY_ADDRESS") else here))

@@ -127,20 +127,20 @@ def tune(
             f"expected at least two pictures with boxes, one to learn from and one to measure on, got {len(known)}"
         )
     order, folds = np.random.default_rng(seed).permutation(len(known)), min(FOLDS, len(known))
-    found: dict[tuple[int, str], list[dict]] = {}
+    truth = _truth(known, names)
+    found: dict[tuple[int, str], list[dict]] = {}  # what `coco_ap` says of each part that was held back
     todo = [(strength, fold) for strength in strengths for fold in range(folds)]
     for strength, fold in tqdm(todo, "tuning", disable=None if progress else True):
-        aside = [int(i) for i in order[fold::folds]]
-        rest = [picture for i, picture in enumerate(known) if i not in aside]
+        aside = [int(i) for i in order[fold::folds] if len(known[i].labels)]
+        rest = [known[i] for i in order if i not in order[fold::folds]]
         for step, (vectors, own) in enumerate(_learn(detector, rest, len(names), steps, strength == "decoder", seed)):
-            if step % every == 0:
+            if step % every == 0 and aside:
                 rows = [row for i in aside for row in _answers(detector, own, known[i], vectors, names, i)]
-                found.setdefault((step, strength), []).extend(rows)
-    truth = _truth(known, names)
-    measured = {key: coco_ap(truth, rows) for key, rows in found.items()}
-    steps, strength = max(measured, key=lambda key: (round(measured[key]["AP"], 3), -key[0], -STRENGTHS.index(key[1])))
+                found.setdefault((step, strength), []).append(coco_ap(truth, rows, image_ids=[i + 1 for i in aside]))
+    # a mean over the parts: scores of models that learned from different pictures do not compare
+    held_back = {key: float(np.mean([own["AP"] for own in parts])) for key, parts in found.items()}
+    steps, strength = max(held_back, key=lambda key: (round(held_back[key], 3), -key[0], -STRENGTHS.index(key[1])))
     *_, (vectors, own) = _learn(detector, known, len(names), steps, strength == "decoder", seed)
-    per = [measured[key]["per_category"] for key in ((0, strength), (steps, strength))]
     if steps and strength == "decoder":
         detector = _with_decoder(detector, own)
     report = {
@@ -148,11 +148,17 @@ def tune(
         "folds": folds,
         "strength": strength if steps else "none",
         "steps": steps,
-        "AP": {kind: {n: round(own["AP"], 2) for (n, k), own in measured.items() if k == kind} for kind in strengths},
-        "per_category": {name: [round(one[name], 2) for one in per] for name in per[0]},
+        "AP": {kind: {n: round(ap, 2) for (n, k), ap in held_back.items() if k == kind} for kind in strengths},
+        "per_category": {name: [_of(name, found[n, strength]) for n in (0, steps)] for name in names},
         "seconds": round(time.perf_counter() - began, 1),
     }
     return Tuned(PromptBank(names, vectors.cpu(), detector.weights), detector, report)
+
+
+def _of(name: str, parts: list[dict]) -> float | None:
+    """The AP of a name, a mean over the parts that hold it; None where none does."""
+    own = [part["per_category"][name] for part in parts if name in part["per_category"]]
+    return round(float(np.mean(own)), 2) if own else None
 
 
 def load_tuned(detector: Detector, file: str | Path) -> tuple[Detector, PromptBank]:
