@@ -80,7 +80,8 @@ def test_every_import_is_a_declared_requirement(path):
     in_tests = path.is_relative_to(REPOSITORY / "tests")
     developers = in_tests or path.suffix == ".ipynb" or path.is_relative_to(REPOSITORY / "trex2_mini" / "benchmark")
     declared = requirements(*(set(PROJECT["optional-dependencies"]) - (set() if developers else {"dev"})))
-    own = {"trex2_mini"} | ({"colours", "tiny"} if in_tests else set())  # tests/ itself is on the path
+    makers = {maker.stem for maker in (REPOSITORY / "data" / "makers").glob("*.py")}
+    own = {"trex2_mini"} | ({"colours", "tiny"} | makers if in_tests else set())  # both folders are on the tests' path
     for module in imported_modules(code_of(path)) - own - sys.stdlib_module_names:
         names = {canonicalize_name(name) for name in distributions().get(module, [module])}
         assert names & declared.keys(), (

@@ -61,7 +61,7 @@ def how_good() -> list[Row]:
 
     def of_card(label: str, card: dict, data: str, kind: str = "all") -> Row:
         found = {
-            own["protocol"]: own for own in card.values() if own["data"].endswith(data) and own["categories"] == kind
+            own["protocol"]: own for own in card.values() if own["data"].endswith(data) and own["category_set"] == kind
         }
         others, visual = found["visual-i-others"], found["visual-i"]
         rest = (found.get(name, {}).get("AP") for name in ("visual-g", "text"))
