@@ -123,8 +123,9 @@ def watched(entry: str):
 
 
 def _harmless(path: str) -> bool:
-    """Devices, byte code and what matplotlib or a tokenizer keeps for itself."""
-    return path in ("", os.devnull) or "__pycache__" in path or "/.cache/" in path or "matplotlib" in path
+    """Devices, byte code and what matplotlib, a tokenizer or hypothesis keeps for itself."""
+    kept = ("__pycache__", "/.cache/", "matplotlib", "/.hypothesis/")
+    return path in ("", os.devnull) or any(part in path for part in kept)
 
 
 def assert_ours(error: Exception) -> None:
