@@ -56,7 +56,7 @@ def how_good() -> list[Row]:
     photo, emoji, wild = scorecard("nano-photo"), scorecard("nano-emoji"), read("results/photo_wild.json")["AP"]
 
     def measured(label: str, *values: float | None) -> Row:
-        others, template, visual, echo, generic, text = ("" if v is None else f"{v:.1f}" for v in values)
+        others, template, visual, echo, generic, text = ("" if v is None else f"{round(v, 2):.1f}" for v in values)
         return label, others, template, f"{visual} ({echo})", generic, text
 
     def of_card(label: str, card: dict, data: str, kind: str = "all") -> Row:
