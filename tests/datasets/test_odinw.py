@@ -22,7 +22,7 @@ def put(path, names):
 def test_the_sets_that_are_there_make_the_suite(tmp_path, monkeypatch):
     monkeypatch.setenv("TREX2_DATA", str(tmp_path))
     assert len(odinw_sets()) == 35 and suites()["odinw35"] == {}
-    with pytest.raises(ValueError, match="no set of odinw35"):
+    with pytest.raises(FileNotFoundError, match="no set of odinw35"):
         measure_suite("nano-emoji", "odinw35")
     mushrooms = tmp_path / "odinw35/NorthAmericaMushrooms/North American Mushrooms.v1-416x416.coco"
     boggle = tmp_path / "odinw35/boggleBoards/416x416AutoOrient/export"
