@@ -2,8 +2,9 @@
 
     python data/makers/pages.py        # writes every row anew; tests/test_numbers.py holds pages and files together
 
-A row is known by its first cell, within the page. The files: data/checkpoints/*/metrics.json (`trex2 scorecard`),
-data/results/photo_wild.json (`trex2 suite`), data/results/tuning.json (`trex2 tuning`), data/ablations (`ablate`).
+A row is known by its first cell, within the page. The files: data/checkpoints/*/metrics.json (`trex2 scorecard`), data/
+ablations (`trex2 ablate`), and in data/results photo_wild.json (`trex2 suite`), search.json (`trex2 search --measure`)
+and tuning.json (`trex2 tuning`).
 """
 
 from __future__ import annotations
@@ -108,11 +109,26 @@ def ablations() -> list[Row]:
     return rows
 
 
+def search() -> list[Row]:
+    """set and question | mAP / recall at 1 / 5 / 10 of each way to look | mAP by chance"""
+
+    def cell(scores: dict) -> str:
+        return " / ".join(f"{100 * scores[key]:.0f}" for key in ("AP", "R@1", "R@5", "R@10"))
+
+    rows = []
+    for name, own in read("results/search.json").items():
+        for modality in ("text", "visual", "both") if "text" in own else ():
+            ways = (cell(own[modality][way]) for way in ("index", "shortlist", "shortlist 30", "everything"))
+            title = f"{name}, {own['pictures']} pictures, {own['questions']} questions, {modality}"
+            rows.append((title, *ways, f"{100 * own[modality]['random']['AP']:.0f}"))
+    return rows
+
+
 PAGES = {
     "README.md": [how_good],
     "data/checkpoints/nano-photo/README.md": [lambda: goals("nano-photo"), photo_wild, tuning],
     "data/checkpoints/nano-emoji/README.md": [lambda: goals("nano-emoji")],
-    "data/results/README.md": [ablations],
+    "data/results/README.md": [ablations, search],
 }
 
 
