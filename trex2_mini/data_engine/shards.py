@@ -91,7 +91,7 @@ def run_engine(
         write_text(begun, json.dumps(settings, indent=2) + "\n")
         parts = [images[i : i + shard] for i in range(0, len(images), shard)]
         todo = [number for number in range(len(parts)) if not _file(shards, number).exists()]
-        resumed = sum(len(part) for number, part in enumerate(parts) if number not in set(todo))
+        resumed = len(images) - sum(len(parts[number]) for number in todo)
         weights = Path(checkpoint).resolve() if Path(checkpoint).exists() else checkpoint
         given = (engine, parts, folder, shards, weights)
         with tqdm(

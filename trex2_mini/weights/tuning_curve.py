@@ -9,7 +9,7 @@ from tqdm import tqdm
 from trex2_mini.datasets.registry import open_dataset
 from trex2_mini.detector import Detector
 from trex2_mini.evaluation.metrics import coco_ap
-from trex2_mini.evaluation.trial import open_detector
+from trex2_mini.evaluation.trial import coco_results, open_detector
 from trex2_mini.names import name_key
 from trex2_mini.prompt_bank import PromptBank
 from trex2_mini.weights.tuning import STRENGTHS, labelled, tune
@@ -48,10 +48,8 @@ def tuning_curve(
         for entry, image in zip(entries, encoded):
             image.features.kept.clear()  # of another decoder
             answers = asked.detect(image, prompts=bank, score_threshold=0)
-            for name, score, (x1, y1, x2, y2) in answers:
-                if (own := category.get(name_key(name))) is not None:
-                    row = {"image_id": entry["id"], "category_id": own, "score": score}
-                    found.append(row | {"bbox": [x1, y1, x2 - x1, y2 - y1]})
+            ids = [category.get(name_key(name)) for name in answers.names]
+            found += [row for row in coco_results(answers, entry["id"], ids) if row["category_id"] is not None]
         return coco_ap(dataset.coco, found, image_ids=[entry["id"] for entry in entries])["AP"]
 
     rows = []

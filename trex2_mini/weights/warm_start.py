@@ -21,9 +21,10 @@ outputs are normalised; the decoder has no last norm. For its Swin-T: a config.j
 position_temperature 100. Its file is a pickle, which nothing here reads. Where you trust it, in an environment of your
 own:
 
-    state = torch.load("checkpoint.pth", map_location="cpu", weights_only=True)["model"] safetensors.torch.save_file({k:
-    v.contiguous() for k, v in state.items()}, "newocean.safetensors") python -m trex2_mini warm-start --from
-    newocean.safetensors --config config.json --out runs/warm
+    state = torch.load("checkpoint.pth", map_location="cpu", weights_only=True)["model"]
+    safetensors.torch.save_file({k: v.contiguous() for k, v in state.items()}, "newocean.safetensors")
+
+    python -m trex2_mini warm-start --from newocean.safetensors --config config.json --out runs/warm
 """
 
 import re
