@@ -149,6 +149,8 @@ class TrainConfig:
     balance: Share = 0.5
     # chance that an image is asked for a category by another image's visual prompt (the paper: 0, spec section 9)
     cross_image: Share = 0.5
+    # chance that the objects which an image's own visual prompt was made of do not count in its loss
+    others_only: Share = 0.0
     text_negatives: _whole(0, 10**6) = 100  # names sampled from the categories that are in no image of the batch
     # a batch element, in whole groups (positives and negatives together, at least one group); 0: no denoising
     denoising_queries: _whole(0, 10_000) = 40

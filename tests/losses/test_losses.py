@@ -48,6 +48,24 @@ def noise_for(
     )
 
 
+def test_an_object_that_does_not_count_is_neither_rewarded_nor_punished():
+    """Its query gets no gradient in any layer; without it, the other queries' gradients stay what they were."""
+    truth = Targets([torch.tensor([0, 1])], [torch.tensor([[0.2, 0.2, 0.2, 0.2], [0.7, 0.7, 0.2, 0.2]])])
+    boxes = torch.tensor([[[0.2, 0.2, 0.3, 0.2], [0.7, 0.6, 0.2, 0.2], [0.5, 0.5, 0.5, 0.5]]])
+    gradients = []
+    for count in (None, [torch.tensor([False, True])]):
+        logits, where = torch.randn(1, 3, 2, generator=torch.Generator().manual_seed(1)), boxes.clone()
+        logits.requires_grad_(), where.requires_grad_()
+        own = Targets(truth.labels, truth.boxes, count)
+        sum(detection_losses(DecoderOutput(logits, where), own, RECIPE).values()).backward()
+        gradients.append((logits.grad, where.grad))
+    (all_logits, all_boxes), (some_logits, some_boxes) = gradients
+    assert all_logits[0, 0].abs().min() > 0 and all_boxes[0, 0].abs().max() > 0
+    assert some_logits[0, 0].abs().max() == 0 and some_boxes[0, 0].abs().max() == 0
+    torch.testing.assert_close(some_logits[0, 1:], all_logits[0, 1:])
+    torch.testing.assert_close(some_boxes[0, 1:], all_boxes[0, 1:])
+
+
 @pytest.mark.parametrize("categories", [1, 300])
 @pytest.mark.parametrize("counts", [[0, 0], [1, 0], [0, 1], [3, 2], [40, 1]], ids=str)
 def test_losses_and_gradients_are_finite(counts, categories):

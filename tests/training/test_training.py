@@ -15,7 +15,9 @@ from trex2_mini import checkpoint
 from trex2_mini.checkpoint import CheckpointError, load_model, read_tensors
 from trex2_mini.cli import main
 from trex2_mini.config import TrainConfig, preset
+from trex2_mini.datasets.sample import normalized_boxes
 from trex2_mini.training.iteration import iteration_kinds, iteration_losses, visual_prompts
+from trex2_mini.training.sampling import sample_regions
 from trex2_mini.training.trainer import Trainer, learning_rate_factor, make_optimizer
 
 
@@ -200,6 +202,32 @@ def test_visual_prompts_of_a_batch(cross_image):
         [True, swapped, not swapped, True],
         [True, True, True, True],
     ]
+
+
+def test_prompted_objects_may_be_left_out_of_the_loss():
+    """others_only = 1: what an image's own V was made of does not count; all counts where another image's V asks."""
+    labels = [[1, 2, 2], [2], [3]]
+    samples = [dataclasses.replace(squares(i, objects=len(own)), labels=np.array(own)) for i, own in enumerate(labels)]
+    encoded = torch.zeros(3, 2, 4)
+    chosen = [np.array([True, False, True]), np.array([True]), np.array([True])]
+    rest = (np.random.default_rng(0), chosen, 1.0)
+    own = visual_prompts(samples, [[1, 2], [2], [3]], encoded, 0.0, *rest).targets
+    assert [counts.tolist() for counts in own.count] == [[False, True, False], [False], [False]]
+    across = visual_prompts(samples, [[1, 2], [2], [3]], encoded, 1.0, *rest).targets  # category 2 is in two images
+    assert [counts.tolist() for counts in across.count] == [[False, True, True], [True], [False]]
+    plain = visual_prompts(samples, [[1, 2], [2], [3]], encoded, 0.0, np.random.default_rng(0), chosen).targets
+    assert plain.count is None
+
+
+def test_sampled_regions_are_the_prompted_objects():
+    sample = dataclasses.replace(squares(0, objects=4), labels=np.array([1, 2, 2, 2]))
+    for seed in range(5):
+        regions, categories, prompted = sample_regions(sample, 0.5, np.random.default_rng(seed))
+        centres = normalized_boxes(sample)[:, :2]
+        for (boxes, points), category in zip(regions, categories, strict=True):
+            own = centres[torch.from_numpy(prompted & (sample.labels == category))]
+            given = torch.cat([boxes[:, :2], points])
+            assert sorted(map(tuple, given.tolist())) == sorted(map(tuple, own.tolist()))
 
 
 def test_a_run_may_start_from_a_checkpoint(tmp_path):

@@ -16,10 +16,12 @@ from trex2_mini.model.denoising import DenoisingQueries
 
 @dataclass
 class Targets:
-    """labels: per image [n] columns of the prompts; boxes: per image [n, 4] cxcywh in 0..1."""
+    """labels: per image [n] columns of the prompts; boxes: per image [n, 4] cxcywh in 0..1. count: per image [n], False
+    where finding an object is neither rewarded nor punished; None: all count."""
 
     labels: list[Tensor]
     boxes: list[Tensor]
+    count: list[Tensor] | None = None
 
 
 def detection_losses(
@@ -62,7 +64,13 @@ def detection_losses(
         query = torch.cat([query for query, _ in pairs])
         label = torch.cat([labels[t] for labels, (_, t) in zip(targets.labels, pairs, strict=True)])
         box = torch.cat([boxes[t] for boxes, (_, t) in zip(targets.boxes, pairs, strict=True)])
-        add("_aux" if index else "", layer, (image, query), label, box)
+        absent = None
+        if targets.count is not None:  # a query that answers for an object that does not count carries no loss
+            counts = torch.cat([own[t] for own, (_, t) in zip(targets.count, pairs, strict=True)])
+            absent = torch.zeros(layer.logits.shape[:2], dtype=torch.bool, device=layer.logits.device)
+            absent[image[~counts], query[~counts]] = True
+            image, query, label, box = (values[counts] for values in (image, query, label, box))
+        add("_aux" if index else "", layer, (image, query), label, box, absent=absent)
     if denoising is not None:
         image, item = denoising.real.nonzero(as_tuple=True)
         query = denoising.positives()[:, item].flatten()  # (groups * objects)

@@ -52,6 +52,8 @@ def visual_prompts(
     encoded: Tensor,
     cross_image: float,
     rng: np.random.Generator,
+    prompted: Sequence[np.ndarray] = (),
+    others_only: float = 0.0,
 ) -> Prompted:
     """Every image is asked for each of its categories by one vector: its own V ("current image prompt, current image
     detect") or, with chance `cross_image`, that of another image of the batch that holds the category. The paper never
@@ -59,14 +61,19 @@ def visual_prompts(
     just that. The V of categories that an image does not hold are its negatives.
 
     categories: of each image, in the order of `encoded` [B, C, D], the V of `sample_regions` (padded).
+    prompted: of each image, which objects are prompts. With chance `others_only` the objects that an image's own V was
+    made of do not count in its loss, so that what is trained is to find the others (not in the paper; 0 there).
     """
     owner = [(i, c) for i, own in enumerate(categories) for c in own]  # the image and category of each of the K vectors
     vectors = torch.cat([v[: len(own)] for v, own in zip(encoded, categories, strict=True)])  # (K, D)
     columns: list[dict[int, int]] = [{} for _ in samples]  # of each image: the vector that asks for a category
+    counts = [np.ones(len(sample.labels), bool) for sample in samples]
     for k, (image, category) in enumerate(owner):
         others = [j for j, (i, c) in enumerate(owner) if c == category and i != image]
         across = bool(others) and rng.random() < cross_image
         columns[image][category] = int(rng.choice(others)) if across else k
+        if others_only and not across and rng.random() < others_only:
+            counts[image] &= ~(prompted[image] & (samples[image].labels == category))
     mask = [
         [
             column[category] == k if category in own else sample.vocabulary is None or category in sample.vocabulary
@@ -75,6 +82,8 @@ def visual_prompts(
         for sample, own, column in zip(samples, categories, columns, strict=True)
     ]
     targets = _targets(samples, columns, encoded.device)
+    if others_only:
+        targets.count = [torch.from_numpy(own).to(encoded.device) for own in counts]
     return Prompted(vectors.expand(len(samples), -1, -1), torch.tensor(mask, device=encoded.device), targets)
 
 
@@ -116,13 +125,16 @@ def iteration_losses(
     )  # for dropout: Swin drops paths
     device = next(model.parameters()).device
     features = model.encode_images([to_image(s.image).to(device) for s in samples])
-    drawn = (sample_regions(s, config.point_probability, rng) if "visual" in s.prompts else ([], []) for s in samples)
-    regions, categories = zip(*drawn, strict=True)
+    nothing = ([], [], np.zeros(0, bool))
+    drawn = (sample_regions(s, config.point_probability, rng) if "visual" in s.prompts else nothing for s in samples)
+    regions, categories, chosen = zip(*drawn, strict=True)
     asked = sample_names(samples, trainable, config.text_negatives, rng)
     prompted = {"text": text_prompts(model, samples, names, asked)}
     if any(categories):
         encoded = model.encode_visual(features, RegionPrompts.from_lists(regions, device))  # (B, C, D)
-        prompted["visual"] = visual_prompts(samples, categories, encoded, config.cross_image, rng)
+        prompted["visual"] = visual_prompts(
+            samples, categories, encoded, config.cross_image, rng, chosen, config.others_only
+        )
 
     losses: dict[str, Tensor] = {}
     for kind in iteration_kinds(step, config) if any(categories) else ("text",):

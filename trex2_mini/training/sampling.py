@@ -27,17 +27,18 @@ def sample_names(
 
 def sample_regions(
     sample: Sample, point_probability: float, rng: np.random.Generator
-) -> tuple[list[tuple[Tensor, Tensor]], list[int]]:
+) -> tuple[list[tuple[Tensor, Tensor]], list[int], np.ndarray]:
     """Visual iteration, "current image prompt, current image detect": per category of the image between one and all of
     its boxes, turned into their centre points with `point_probability`. Returns ([(boxes [k, 4], points [m, 2])],
-    [category]), one a category."""
+    [category]), one a category, and which of the objects [n] are prompts."""
     boxes = normalized_boxes(sample)
-    regions, categories = [], []
+    regions, categories, prompted = [], [], np.zeros(len(boxes), bool)
     for category in np.unique(sample.labels):
         own = np.flatnonzero(sample.labels == category)
-        chosen = torch.from_numpy(rng.permutation(own)[: rng.integers(1, len(own) + 1)])
+        chosen = rng.permutation(own)[: rng.integers(1, len(own) + 1)]
         as_points = rng.random() < point_probability
-        picked = boxes[chosen]
+        picked = boxes[torch.from_numpy(chosen)]
+        prompted[chosen] = True
         regions.append((picked[:0], picked[:, :2]) if as_points else (picked, picked[:0, :2]))
         categories.append(int(category))
-    return regions, categories
+    return regions, categories, prompted
