@@ -76,7 +76,7 @@ def begin(name: str, output_dir: str = "") -> Path:
     plt.rcParams.update({"figure.dpi": 110, "savefig.bbox": "tight"})
     if shell := get_ipython():
         set_matplotlib_formats()  # none of the backend's own: the next lines choose for each figure
-        for kind, options in {"png": {}, "jpeg": {"pil_kwargs": {"quality": 85}}}.items():
+        for kind, options in {"png": {}, "jpeg": {"pil_kwargs": {"quality": 78, "optimize": True}}}.items():
             shell.display_formatter.formatters[f"image/{kind}"].for_type(
                 Figure,
                 lambda own, kind=kind, options=options: (
