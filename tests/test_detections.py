@@ -103,6 +103,14 @@ def test_characters_without_a_font_are_said_once(monkeypatch):
     plt.close(ax.figure)
 
 
+def test_a_label_stands_in_its_box_where_no_room_is_above():
+    image = squares(0).image
+    boxes = np.array([[4, 0, 20, 20], [4, image.shape[0] / 2, 20, image.shape[0] - 1]])
+    ax = show_detections(image, Detections(boxes, np.ones(2), np.zeros(2, int), ["square"]))
+    assert [label.get_va() for label in ax.texts] == ["top", "bottom"]
+    plt.close("all")
+
+
 def test_a_list_of_pictures(detector):
     pictures = [squares(0).image, squares(1, (40, 50)).image]
     both = detector.detect(pictures, text="cat", score_threshold=0)

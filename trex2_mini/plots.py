@@ -102,7 +102,7 @@ def show_detections(
 
 
 def _draw(ax: Axes, detections: Found) -> None:
-    text = plain_text(*detections.names, "0123456789.")
+    text, (bottom, top) = plain_text(*detections.names, "0123456789."), sorted(ax.get_ylim())[::-1]
     for (x1, y1, x2, y2), score, label in zip(detections.boxes, detections.scores, detections.labels, strict=True):
         colour = PALETTE[label % len(PALETTE)]
         ax.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=colour, linewidth=1.5))
@@ -112,7 +112,7 @@ def _draw(ax: Axes, detections: Found) -> None:
             f"{detections.names[label]} {score:.2f}",
             fontsize=6,
             color="white",
-            va="bottom",
+            va="top" if y1 - top < 0.04 * (bottom - top) else "bottom",  # no room above: inside of the box
             bbox={"facecolor": colour, "pad": 0.5, "linewidth": 0},
             **text,
         )
@@ -160,9 +160,9 @@ def _full_size(array: np.ndarray, detections: Found) -> tuple[plt.Figure, Axes]:
     short = min(height, width)
     figure = plt.figure(figsize=(5 * width / short + 1e-6, 5 * height / short + 1e-6), dpi=max(150, short / 5))
     axes = figure.add_axes((0, 0, 1, 1))
-    _draw(axes, detections)
     axes.axis("off")
     axes.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
+    _draw(axes, detections)
     return figure, axes
 
 

@@ -3,13 +3,14 @@
 import json
 import xml.etree.ElementTree as ElementTree
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from architecture import architecture
 
 from trex2_mini.detector import Detections
 from trex2_mini.paths import REPOSITORY
-from trex2_mini.teaching import HERE, MARKED, begin, figure, judge, paper, respond, table, write_metrics
+from trex2_mini.teaching import HERE, MARKED, begin, figure, figure_format, judge, paper, respond, table, write_metrics
 
 
 def test_tables_show_no_index_and_export():
@@ -41,6 +42,15 @@ def test_begin_makes_the_folder_and_metrics_say_their_code(tmp_path):
     write_metrics(output, {"AP": np.float32(0.5)})
     written = json.loads((output / "metrics.json").read_text())
     assert written["AP"] == 0.5 and "versions" in written
+
+
+def test_plots_are_png_and_pictures_jpeg():
+    plot, (left, right) = plt.subplots(1, 2)
+    left.imshow(np.zeros((4, 4)))
+    assert figure_format(plot) == "png"
+    right.imshow(np.zeros((4, 4, 3)))
+    assert figure_format(plot) == "jpeg"
+    plt.close(plot)
 
 
 def test_the_figure_marks_what_a_notebook_is_about():

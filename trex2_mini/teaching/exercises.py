@@ -17,6 +17,9 @@ from torch.testing import assert_close
 from torchvision.ops import sigmoid_focal_loss
 
 from trex2_mini.config import TrainConfig, preset
+from trex2_mini.evaluation import tiles
+from trex2_mini.evaluation.bootstrap import bootstrap_difference
+from trex2_mini.evaluation.counting import best_threshold, count_errors, counted
 from trex2_mini.layers import deformable_attention
 from trex2_mini.losses.alignment import alignment_loss
 from trex2_mini.losses.matcher import match
@@ -25,6 +28,7 @@ from trex2_mini.model.box_decoder import BoxDecoder
 from trex2_mini.model.denoising import DenoisingQueries
 from trex2_mini.model.text_prompt import TextPromptEncoder
 from trex2_mini.model.visual_prompt import PromptBlock
+from trex2_mini.reproduction import ablations
 from trex2_mini.teaching import trials
 from trex2_mini.training.trainer import learning_rate_factor
 
@@ -45,9 +49,9 @@ def sign_changes(answer: float, difference: Callable[[float], float]) -> bool:
 
 
 def imbalance(logit: float) -> float:
-    """Focal loss of 6 yeses minus that of the other questions of 100 queries about 110 names, all logits equal."""
+    """Focal loss of 8 yeses minus that of the other questions of 100 queries about 110 names, all logits equal."""
     yes, no = sigmoid_focal_loss(torch.full((2,), float(logit)), torch.tensor([1.0, 0.0]), 0.25, 2.0).tolist()
-    return 6 * yes - (100 * 110 - 6) * no
+    return 8 * yes - (100 * 110 - 8) * no
 
 
 def agreement(rows: Tensor) -> float:
@@ -60,6 +64,19 @@ def largest_stranger(matrix: Tensor, names: Sequence[str]) -> tuple[str, str]:
     off = matrix[: len(names), : len(names)].clone().fill_diagonal_(-2)
     row, column = divmod(int(off.argmax()), len(names))
     return names[row], names[column]
+
+
+def flattery(found: Sequence, counts: Sequence[int], chosen: float) -> float:
+    """By how much the MAE at the best threshold of these pictures looks better than at the chosen one."""
+    chosen_elsewhere, own = (count_errors(counted(found, t), counts)["MAE"]
+                             for t in (chosen, best_threshold(found, counts)))  # fmt: skip
+    return chosen_elsewhere - own
+
+
+def strictest(qualities: dict[float, dict]) -> tuple[float, int]:
+    """The bar of the greatest precision, and how many right pairs it costs against the lowest bar."""
+    best = max(qualities, key=lambda bar: qualities[bar]["precision"])
+    return best, qualities[min(qualities)]["right"] - qualities[best]["right"]
 
 
 # number: (whether it is right, by the answer and what the notebook gives along; a hint)
@@ -113,6 +130,23 @@ ANSWERS: dict[str, tuple[Callable[..., bool], str]] = {
     "12.2": (lambda a: tuple(a) == (1, 5), "what changes the question? deciding and filtering do not"),
     "12.3": (lambda a: near(a, 0.1, 1e-9),
              "a larger beta takes more from every query that is like the negative, the right ones too"),
+    "14.1": (lambda a: near(a, np.mean([max(0, n - 900) for n in (200, 800, 1200, 3701)]), 0.01),
+             "no more boxes than queries; two of the four pictures can be counted without an error"),
+    "14.2": (lambda a: a == len(tiles.tile_starts(512, 96, 24)) * len(tiles.tile_starts(384, 96, 24)),
+             "ceil((length - overlap) / (tile - overlap)) along each side"),
+    "14.3": (lambda a, found, counts, chosen: near(a, flattery(found, counts, chosen), 0.1),
+             "two MAE, one for each threshold"),
+    "15.1": (lambda a: near(a, (11 / 12) ** 12, 1e-3), "each of 12 draws must miss it"),
+    "15.2": (lambda a, own: near(a, bootstrap_difference(own["visual-i"], own["echo"], 200, seed=0)["low"], 0.01),
+             "the answers of both protocols, 200 resamples, seed=0; then its \"low\""),
+    "15.3": (lambda a: near(a, 4.303 / math.sqrt(3), 0.01),
+             "t times the standard deviation (n - 1), divided by the root of n"),
+    "16.1": (lambda a: near(a, (2 / 4, 2 / 3), 1e-2),
+             "an object is found once, and a cat where a dog stands is no dog"),
+    "16.2": (lambda a, qualities: tuple(a) == strictest(qualities),
+             "call judge(0.05, bar) for each bar, and read precision and right"),
+    "16.3": (lambda a: near(a, 100 * (1 - np.prod([(400 - i) / 400 for i in range(5)])), 0.01),
+             "the birthday problem, with 400 days and 5 guests; in per cent"),
     "17.1": (lambda a, parts: near(a, sum(parts.values()) / (parts["visual prompts"] + parts["decoder"]), 0.05),
              "all five parts over the two that run again"),
     "17.2": (lambda a, *sizes: near(a, 900 * math.prod(sizes) * 4 / 2**20, 0.5), "replace Q in section 2"),
@@ -136,6 +170,10 @@ CODE: dict[str, tuple[Callable[..., Any], Any, str]] = {
     "07.4": (trials.box_decoder, BoxDecoder._select, "the anchor is added in logit space; new sines in each layer"),
     "08.4": (trials.alignment, alignment_loss, "torch.unique(category, return_inverse=True) gives each v its column"),
     "09.4": (trials.denoising, DenoisingQueries.attention_mask, "sign * (amount, plus 1 for negatives) * noise * half"),
+    "14.4": (trials.tiles_along, tiles._grid,
+             "evenly spread starts, rounded; neighbours meet midway between the end of one and the start of the next"),
+    "15.4": (trials.noise_of_runs, ablations.noise,
+             "a column for each variant and one for each seed, one row a run; np.linalg.lstsq gives the rank too"),
 }  # fmt: skip
 
 

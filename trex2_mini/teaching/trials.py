@@ -8,9 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from trex2_mini.evaluation import tiles
 from trex2_mini.layers.deformable_attention import levelwise_grid_sample
 from trex2_mini.losses.alignment import alignment_loss
 from trex2_mini.losses.matcher import match
@@ -19,6 +21,7 @@ from trex2_mini.model.image_encoder import IMAGENET_MEAN, IMAGENET_STD, ImageEnc
 from trex2_mini.model.text_prompt import TextPromptEncoder
 from trex2_mini.model.trex2 import TRex2
 from trex2_mini.model.visual_prompt import PromptBlock
+from trex2_mini.reproduction import ablations
 
 Case = tuple[str, Any, Any]
 
@@ -128,3 +131,21 @@ def denoising(own: Callable) -> Iterator[Case]:
         anchors, forbidden = own(boxes, groups, noise, amount, sign, made + 6)
         # the package keeps anchors a little away from 0 and 1, where a logit has no end
         yield f"{count} objects, {groups} groups", (anchors.clamp(1e-3, 1 - 1e-3), forbidden), expected
+
+
+def tiles_along(own: Callable) -> Iterator[Case]:
+    """14: own(length, tile, overlap) -> a row (start, end, left, right) for each tile, in px."""
+    cases = {"two tiles": (100, 60, 12), "many": (512, 96, 24), "the picture is smaller than a tile": (80, 96, 24)}
+    for what, (length, tile, overlap) in cases.items():
+        grid = tiles._grid((1, length), (1, tile), overlap)
+        rows = [(x1, x2, left, right) for (x1, _, x2, _), (left, _, right, _) in grid]
+        yield what, np.array(own(length, tile, overlap), float), np.array(rows, float)
+
+
+def noise_of_runs(own: Callable) -> Iterator[Case]:
+    """15: own(runs, measure) -> (standard deviation of a run, degrees of freedom)."""
+    for seed, (what, missing) in enumerate({"every variant under every seed": 0, "some runs are missing": 3}.items()):
+        rng = np.random.default_rng(seed)
+        runs = [{"variant": v, "seed": s, "AP": {"text": rng.normal(20, 3)}} for v in "abcd" for s in range(3)]
+        runs = [runs[i] for i in rng.permutation(12)[missing:]]
+        yield what, tuple(map(float, own(runs, "text"))), tuple(map(float, ablations.noise(runs, "text")))
