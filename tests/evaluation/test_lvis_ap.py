@@ -11,7 +11,8 @@ from PIL import Image
 from tiny import TINY, seeded_model
 
 from trex2_mini.detector import Detector
-from trex2_mini.evaluation.lvis import best_of_each, lvis_ap
+from trex2_mini.evaluation import metrics
+from trex2_mini.evaluation.lvis import lvis_ap
 from trex2_mini.evaluation.protocols import evaluate
 from trex2_mini.paths import REPOSITORY
 
@@ -83,11 +84,12 @@ def oracle(truth: dict, found: list[dict], cap: int, tmp_path: Path) -> dict:
     return evaluation.get_results()
 
 
-@pytest.mark.parametrize("source", ["small", "real"])
-def test_equals_hotcoco(source, tmp_path):
+@pytest.mark.parametrize("source", ["small", "small, in pieces", "real"])
+def test_equals_hotcoco(source, tmp_path, monkeypatch):
+    monkeypatch.setattr(metrics, "PIECE", 7 if "pieces" in source else metrics.PIECE)
     if source == "real" and not REAL.is_file():
         pytest.skip(f"{REAL} is not here")
-    truth = small() if source == "small" else json.loads(REAL.read_text())
+    truth = json.loads(REAL.read_text()) if source == "real" else small()
     found = answers(truth, 400)
     ours, theirs = lvis_ap(truth, found), oracle(truth, found, 300, tmp_path)
     for own, name in (
@@ -128,14 +130,6 @@ def test_chosen_categories_and_images():
     found = answers(truth, 30)
     part = lvis_ap(truth, found, category_ids={1, 2}, image_ids=range(1, 21))
     assert set(part["per_category"]) == {"thing 1", "thing 2"} and part["AP_r"] is None
-
-
-def test_best_of_each_keeps_the_earlier_of_equals():
-    rows = [{"k": 1, "score": 0.5, "n": n} for n in range(3)] + [
-        {"k": 1, "score": 0.9, "n": 3},
-        {"k": 2, "score": 0.1, "n": 4},
-    ]
-    assert [row["n"] for row in best_of_each(rows, "k", 2)] == [3, 0, 4]
 
 
 @pytest.mark.parametrize("spoil, message", [

@@ -115,6 +115,14 @@ def test_two_workers_give_the_same_table(notebooks, tmp_path):
     assert one.drop(columns="seconds").equals(two.drop(columns="seconds"))
 
 
+def test_jobs_of_submitit_give_the_same_table(notebooks, tmp_path):
+    pytest.importorskip("submitit")
+    runs = read_grid(grid(notebooks, "- notebook: 13_times\n  parameters: {factor: [1, 3]}"), notebooks)  # 3 fails
+    jobs = {"submitit": "local", "parameters": {"timeout_min": "10", "slurm_partition": "gpu"}}
+    one, two = reproduce(runs, tmp_path / "one"), reproduce(runs, tmp_path / "two", **jobs)
+    assert one.drop(columns="seconds").equals(two.drop(columns="seconds")) and len(set(two["status"])) == 2
+
+
 def test_refusals(notebooks, tmp_path):
     runs = read_grid(grid(notebooks, "- notebook: 13_times"), notebooks)
     with pytest.raises(ValueError, match="at least one run"):

@@ -11,14 +11,17 @@ import dataclasses
 import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
 
+import numpy as np
 import pytest
 import torch
 from tiny import NAMES, TINY, TINY_MODEL, squares
 from torch._subclasses import FakeTensorMode
 from torchvision.ops import generalized_box_iou
 
+from trex2_mini import detector
+from trex2_mini.detections import Detections
+from trex2_mini.detector import Detector
 from trex2_mini.losses import criterion
-from trex2_mini.losses.alignment import alignment_loss
 from trex2_mini.model.image_encoder import ImageFeatures
 from trex2_mini.model.trex2 import TRex2
 from trex2_mini.model.visual_prompt import RegionPrompts
@@ -68,6 +71,31 @@ def test_model_on_a_gpu(fake):
             assert output.logits.device.type == output.boxes.device.type == "cuda"
 
 
+def test_the_detector_on_a_gpu(fake, monkeypatch):
+    """What users call, up to the choice of the best boxes, which asks for values."""
+    seen, nothing = [], Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, int), ["red"])
+    monkeypatch.setattr(detector, "usable_device", torch.device)  # there is no GPU to be found
+    monkeypatch.setattr(detector, "top_detections", lambda *given: seen.append(given) or [nothing])
+    monkeypatch.setattr(Detector, "weights", "0" * 16)
+    monkeypatch.setattr(TRex2, "to", lambda model, device: model)  # it is there already, and fake ones cannot be moved
+    # in inference mode a fake tensor asks for the driver
+    for name in ("encode", "embed", "ask", "detect"):
+        monkeypatch.setattr(Detector, name, torch.no_grad()(getattr(Detector, name).__wrapped__))
+    model, picture, box = on_gpu(fake), squares(0).image, [[4, 4, 20, 20]]
+    with fake:
+        own = Detector(model, TINY, "cuda")
+        encoded = own.encode(picture)
+        bank = own.embed({"red": [(picture, box), (encoded, box, [[9, 9]])]})
+        asked = own.ask(encoded, text=["blue"], boxes={"red": box}, prompts=bank)
+        own.detect(
+            encoded, ["blue"], {"red": box}, {"green": [[9, 9]]}, asked, 0, negative_text=["x"], negative_boxes=box
+        )
+        own.detect([picture, encoded], prompts=bank, score_threshold=0)
+    assert bank.embeddings.device.type == "cpu" and asked.embeddings.device.type == "cuda" and len(seen) == 3
+    assert {t.device.type for t in (encoded.features.tokens, *seen[0][:2])} == {"cuda"}
+    assert seen[0][0].shape[-1] == 3  # blue, red, green
+
+
 def training_step() -> int:
     """Losses and gradients of a whole iteration, in a process of its own: the device is registered for good."""
     from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
@@ -78,9 +106,9 @@ def training_step() -> int:
     def giou(one, other, reduction):  # torchvision's own chooses boxes by their values
         return (1 - generalized_box_iou(one, other)).diagonal().sum()
 
-    def everything(mask, as_tuple):  # which of the objects that denoising pads to are there: all
+    def everything(mask, as_tuple=False):  # all objects that denoising pads to are there, all tokens are in a box
         place = torch.arange(mask.numel(), device=mask.device)
-        return place // mask.shape[1], place % mask.shape[1]
+        return (place // mask.shape[1], place % mask.shape[1]) if as_tuple else place[:, None]
 
     _setup_privateuseone_for_python_backend("fakegpu")
     torch._C._set_only_lift_cpu_tensors(True)  # torch.tensor(..., device=) makes its values on the CPU first
@@ -88,15 +116,12 @@ def training_step() -> int:
     ImageFeatures.fewest = property(lambda self: self.padding.shape[1])
     mode, samples = FakeTensorMode(allow_non_fake_inputs=True), [squares(i) for i in range(2)]
     model = on_gpu(mode, torch.device("fakegpu"))
-    # the alignment of an iteration asks which names are there: it is called below. Recognition counts tokens in boxes.
-    train = dataclasses.replace(TINY.train, loss_align=0.0, loss_token=0.0, visual_per_text=0)
+    samples[1].prompts = ("visual",)  # one picture without a text prompt: the alignment chooses vectors
+    train = dataclasses.replace(TINY.train, loss_align=1.0, loss_token=1.0, visual_per_text=0)
     with mode:
         losses = iteration_losses(model, samples, NAMES, range(4), train, step=10**6)
-        vectors, words = model.encode_text(NAMES[:2]), model.encode_text(NAMES)
-        place = torch.arange(2, device="fakegpu")
-        losses["align"] = alignment_loss(vectors, words, place, torch.ones(2, 4, dtype=torch.bool, device="fakegpu"))
         sum(losses.values()).backward()
-    assert {"text/class_dn", "visual/giou_aux", "visual/l1"} <= losses.keys()
+    assert {"text/class_dn", "visual/giou_aux", "visual/l1", "text/token", "visual/token", "align"} <= losses.keys()
     assert {value.device.type for value in losses.values()} == {"fakegpu"}
     gradients = [parameter.grad for parameter in model.parameters() if parameter.requires_grad]
     assert all(own is not None and own.device.type == "fakegpu" for own in gradients)

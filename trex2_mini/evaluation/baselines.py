@@ -22,6 +22,7 @@ from tqdm import tqdm
 from trex2_mini.config import preset
 from trex2_mini.datasets.coco import CocoDataset
 from trex2_mini.evaluation.interactive import Prompts
+from trex2_mini.evaluation.packed import Packed
 from trex2_mini.images import to_image
 from trex2_mini.model.image_encoder import IMAGENET_MEAN, IMAGENET_STD, build_backbone
 
@@ -36,7 +37,7 @@ Near = Callable[[Tensor, float], tuple[Tensor, Tensor]]  # (box xyxy, scale) -> 
 
 def baseline_detections(
     kind: str, dataset: CocoDataset, drawn: Prompts, image_ids: list[int], progress: bool = True
-) -> list[dict]:
+) -> Packed:
     """Answers of a baseline (one of BASELINES) to the prompts of `draw_prompts` on the images of `image_ids`, as COCO
     results.
 
@@ -51,7 +52,7 @@ def baseline_detections(
     prompts: dict[int, list[dict]] = defaultdict(list)
     for annotation in drawn.values():
         prompts[annotation["image_id"]].append(annotation)
-    results = []
+    results = Packed()
     for image_id in tqdm(image_ids, desc=kind, unit="image", disable=not progress):
         if not prompts[image_id] or (sample := dataset.read(index_of[image_id])) is None:
             continue
@@ -63,10 +64,12 @@ def baseline_detections(
         for annotation in prompts[image_id]:
             box = torch.tensor(annotation["bbox"]) * shrink
             box = clip_boxes_to_image(torch.cat([box[:2], box[:2] + box[2:]])[None], small.shape[1:])[0]
+            rows = []
             for found, score in _best(near, box):
                 x1, y1, x2, y2 = (found / shrink).tolist()
                 row = {"image_id": image_id, "category_id": annotation["category_id"], "score": float(score)}
-                results.append(row | {"bbox": [x1, y1, x2 - x1, y2 - y1]})
+                rows.append(row | {"bbox": [x1, y1, x2 - x1, y2 - y1]})
+            results.extend(rows)
     return results
 
 

@@ -6,13 +6,14 @@ images are repeated (and for weights of one, the AP itself). Images that belong 
 drawn together.
 """
 
-from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 import numpy as np
+from pycocotools.cocoeval import Params
 
-from trex2_mini.evaluation.lvis import PER_IMAGE, best_of_each
-from trex2_mini.evaluation.metrics import among, match
+from trex2_mini.evaluation.lvis import PER_IMAGE, looked_for
+from trex2_mini.evaluation.metrics import Matches, among, match
+from trex2_mini.evaluation.packed import Packed
 from trex2_mini.evaluation.trial import Answers
 
 INTERVAL = (0.025, 0.975)  # quantiles: 95 %
@@ -24,30 +25,17 @@ class Matched:
 
     def __init__(self, answers: Answers):
         self.image_ids, federated = list(answers.image_ids), answers.federated
-        images = set(self.image_ids)
+        images, found = set(self.image_ids), Packed.of(answers.detections)
         truth = among(answers.truth["annotations"], images, set(answers.category_ids))
         with_truth = {a["category_id"] for a in truth if federated or not a.get("iscrowd", 0)}
         if not with_truth:
             raise ValueError("nothing to find: the chosen images hold no object of the chosen categories")
-        found, partly = answers.detections, set()
-        # LVIS: the 300 best of an image; only what was looked for there counts, and the incomplete is not judged
-        if federated:
-            found = best_of_each(found, "image_id", PER_IMAGE)
-            judged = {(a["image_id"], a["category_id"]) for a in truth}
-            for image in answers.truth["images"]:
-                judged |= {(image["id"], category) for category in image["neg_category_ids"]}
-                partly |= {(image["id"], category) for category in image["not_exhaustive_category_ids"]}
-            found = [d for d in found if (d["image_id"], d["category_id"]) in judged]
-        found = among(found, images, with_truth)
-        most = max(Counter((d["image_id"], d["category_id"]) for d in found).values(), default=1) if federated else 100
-        evaluation = match(truth, found, images, with_truth, most)
-        self.recalls, self.categories = evaluation.params.recThrs, []
-        place = {image: number for number, image in enumerate(self.image_ids)}
-        grouped: dict[int, list[dict]] = defaultdict(list)
-        for entry in filter(None, evaluation.evalImgs):
-            grouped[entry["category_id"]].append(entry)
-        for category in sorted(grouped):
-            self.categories.append(_columns(grouped[category], place, partly))
+        truth = [a for a in truth if a["category_id"] in with_truth]
+        found = (found.best("image_id", PER_IMAGE) if federated else found).among(images, with_truth)
+        rules = looked_for(answers.truth, truth) if federated else ()
+        matched = match(truth, found, images, max(1, len(found)) if federated else 100, False, *rules)
+        self.recalls = Params("bbox").recThrs
+        self.categories = [self._columns(matched[category, 0]) for category in sorted(with_truth)]
 
     def ap(self, weights: np.ndarray) -> np.ndarray:
         """weights [R, images], how many times each image counts -> AP in percent [R]; NaN where nothing is
@@ -75,23 +63,13 @@ class Matched:
         reached = np.searchsorted(self.recalls, recall, side="right")  # how many of the recalls are reached
         return (precision * np.diff(reached, axis=-1, prepend=0)).sum(-1).mean(-1) / len(self.recalls)
 
-
-def _columns(entries: list[dict], place: dict[int, int], partly: set) -> tuple[np.ndarray, ...]:
-    """A category's detections, best first: the image of each [n], whether it is right and wrong [10, n]; and objects an
-    image [images]."""
-    scores = np.concatenate([entry["dtScores"] for entry in entries])
-    order = np.argsort(-scores, kind="mergesort")
-    owner = np.concatenate([np.full(len(e["dtScores"]), place[e["image_id"]], dtype=int) for e in entries])
-    matched = np.concatenate([e["dtMatches"] for e in entries], axis=1)[:, order] > 0
-    ignored = [np.asarray(e["dtIgnore"], bool) for e in entries]
-    for number, entry in enumerate(entries):
-        if (entry["image_id"], entry["category_id"]) in partly:
-            ignored[number] = ignored[number] | (entry["dtMatches"] == 0)
-    counts = ~np.concatenate(ignored, axis=1)[:, order]
-    objects = np.zeros(len(place))
-    for entry in entries:
-        objects[place[entry["image_id"]]] += np.count_nonzero(np.asarray(entry["gtIgnore"]) == 0)
-    return owner[order], matched & counts, ~matched & counts, objects
+    def _columns(self, own: Matches) -> tuple[np.ndarray, ...]:
+        """A category's detections, best first: the place of the image of each [n], whether it is right and wrong
+        [10, n]; and objects an image [images]."""
+        ids = np.array(self.image_ids, dtype=np.int64)
+        sorter, order = np.argsort(ids), np.argsort(-own.scores, kind="mergesort")
+        owner, holder = (sorter[np.searchsorted(ids, some, sorter=sorter)] for some in (own.images, own.objects))
+        return owner[order], own.right[:, order], own.wrong[:, order], np.bincount(holder, minlength=len(ids)) * 1.0
 
 
 def resampled(answers: Answers, resamples: int, seed: int) -> np.ndarray:

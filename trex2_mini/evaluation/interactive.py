@@ -4,9 +4,12 @@ All of it works on annotations alone, so the echo baseline of any COCO-format se
 """
 
 from collections import defaultdict
+from collections.abc import Sequence
 
 import numpy as np
 from pycocotools import mask
+
+from trex2_mini.evaluation.packed import Packed
 
 Prompts = dict[tuple[int, int], dict]  # (image id, category id) -> the annotation that is the prompt
 
@@ -37,7 +40,7 @@ def echo_detections(drawn: Prompts) -> list[dict]:
     ]
 
 
-def only_others(coco: dict, detections: list[dict], drawn: Prompts) -> tuple[dict, list[dict], set[tuple[int, int]]]:
+def only_others(coco: dict, detections: Sequence[dict], drawn: Prompts) -> tuple[dict, Packed, set[tuple[int, int]]]:
     """Visual-I others: the prompted instances are taken out of the ground truth and of the answers.
 
     - The prompted annotation leaves the ground truth.
@@ -57,15 +60,16 @@ def only_others(coco: dict, detections: list[dict], drawn: Prompts) -> tuple[dic
     for annotation in truth:
         if not annotation.get("iscrowd", 0):
             others[annotation["image_id"], annotation["category_id"]].append(annotation["bbox"])
-    answers: dict[tuple[int, int], list[dict]] = defaultdict(list)
-    for detection in detections:
-        answers[detection["image_id"], detection["category_id"]].append(detection)
-    removed = set()
-    for pair in drawn.keys() & answers.keys():
+    found = Packed.of(detections)
+    removed = []
+    for pair, rows in found.by_pair():
+        if pair not in drawn:
+            continue
         instances = [drawn[pair]["bbox"], *others.get(pair, [])]
-        overlap = mask.iou([d["bbox"] for d in answers[pair]], instances, [0] * len(instances))  # (answers, instances)
-        hits = [d for d, iou in zip(answers[pair], overlap) if iou[0] >= 0.5 and iou[0] == iou.max()]
-        if hits:
-            removed.add(id(max(hits, key=lambda d: d["score"])))
-    remaining = [detection for detection in detections if id(detection) not in removed]
+        boxes, scores = found.table["bbox"][rows], found.table["score"][rows]
+        overlap = mask.iou(boxes, np.array(instances, dtype=float), [0] * len(instances))  # (answers, instances)
+        hits = np.flatnonzero((overlap[:, 0] >= 0.5) & (overlap[:, 0] == overlap.max(1)))
+        if len(hits):
+            removed.append(rows[hits[scores[hits].argmax()]])
+    remaining = found.take(np.delete(np.arange(len(found)), np.array(removed, dtype=int)))
     return coco | {"annotations": truth}, remaining, drawn.keys() & others.keys()

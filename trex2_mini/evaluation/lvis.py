@@ -8,16 +8,15 @@ which give different numbers:
     AP          the 300 best detections of each image (the benchmark's own rule)
     fixed AP    the 10,000 best detections of each category over the whole set, none dropped by image
 
-Computed by faster-coco-eval. Its own limit holds for each image *and category*, so the detections are cut before they
-reach it.
+Matched and accumulated by pycocotools, as COCO's AP is: metrics.py. What was not looked for is left out before.
 """
 
-from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Sequence
 
 import numpy as np
 
-from trex2_mini.evaluation.metrics import among, asked_for, mean_precision, mean_precisions, numbered
+from trex2_mini.evaluation.metrics import among, asked_for, match, mean_precision, mean_precisions, precisions
+from trex2_mini.evaluation.packed import Packed
 
 FREQUENCIES = ("r", "c", "f")
 PER_IMAGE, PER_CATEGORY = 300, 10_000
@@ -47,42 +46,29 @@ def lvis_ap(
     Raises:
         ValueError: no LVIS fields, nothing to find, or an id that the set does not have.
     """
-    from faster_coco_eval import COCO, COCOeval_faster
-
     images, categories = _checked(dataset_json)
-    categories_asked, images_asked = asked_for(detections, categories, images, category_ids, image_ids)
-    known = among(dataset_json["annotations"], images_asked, categories_asked)
-    truth = [numbered(a, number) | {"iscrowd": 0} for number, a in enumerate(known, 1)]
+    found = Packed.of(detections)
+    categories_asked, images_asked = asked_for(found, categories, images, category_ids, image_ids)
+    truth = among(dataset_json["annotations"], images_asked, categories_asked)
     if not truth:
         raise ValueError("nothing to find: the chosen images hold no object of the chosen categories")
     key, count = ("category_id", PER_CATEGORY) if fixed else ("image_id", PER_IMAGE)
-    best = among(best_of_each(detections, key, count), images_asked, categories_asked)
-    found = [numbered(d, number) for number, d in enumerate(best, 1)]
-    shared = {
-        "images": [images[i] for i in sorted(images_asked)],
-        "categories": [categories[c] for c in sorted(categories_asked)],
-    }
-    evaluation = COCOeval_faster(
-        COCO(shared | {"annotations": truth}), COCO(shared | {"annotations": found}), "bbox", lvis_style=True
-    )
-    crowded = Counter((d["image_id"], d["category_id"]) for d in found)
-    evaluation.params.maxDets = [max(crowded.values(), default=1)]  # nothing further is cut
-    evaluation.params.areaRng, evaluation.params.areaRngLbl = evaluation.params.areaRng[:1], ["all"]
-    evaluation.evaluate()
-    evaluation.accumulate()
-    precision = 100 * np.asarray(evaluation.eval["precision"])[..., 0, 0]  # (10 IoU thresholds, recalls, categories)
-    order = [categories[c] for c in evaluation.params.catIds]
-    frequency = np.array([category["frequency"] for category in order])
+    best = found.best(key, count).among(images_asked, categories_asked)
+    matched = match(truth, best, images_asked, max(1, len(best)), False, *looked_for(dataset_json, truth))
+    order = sorted(categories_asked)
+    precision = precisions(matched, order)[..., 0]  # (10 IoU thresholds, recalls, categories)
+    frequency = np.array([categories[c]["frequency"] for c in order])
     groups = {f"AP_{group}": mean_precision(precision[..., frequency == group]) for group in FREQUENCIES}
-    return mean_precisions(precision, [category["name"] for category in order]) | groups
+    return mean_precisions(precision, [categories[c]["name"] for c in order]) | groups
 
 
-def best_of_each(detections: Iterable[dict], key: str, count: int) -> list[dict]:
-    """The `count` detections of highest score for each value of `key`; of equal scores the earlier one."""
-    groups: dict[int, list[dict]] = defaultdict(list)
-    for detection in detections:
-        groups[detection[key]].append(detection)
-    return [d for own in groups.values() for d in sorted(own, key=lambda d: d["score"], reverse=True)[:count]]
+def looked_for(dataset_json: dict, truth: Iterable[dict]) -> tuple[set[tuple[int, int]], set[tuple[int, int]]]:
+    """The pairs (image, category) that were looked for, and those of them whose objects are not all annotated."""
+    judged, partly = {(a["image_id"], a["category_id"]) for a in truth}, set()
+    for image in dataset_json["images"]:
+        judged |= {(image["id"], category) for category in image["neg_category_ids"]}
+        partly |= {(image["id"], category) for category in image["not_exhaustive_category_ids"]}
+    return judged, partly
 
 
 def _checked(dataset_json: dict) -> tuple[dict[int, dict], dict[int, dict]]:

@@ -2,18 +2,25 @@
 
 AP is the mean over IoU thresholds 0.50:0.05:0.95 and over categories, at most 100 detections an image and category
 (counting: more). pycocotools is given numbered copies of what it needs: it writes into what it gets, and reads an id 0
-as "no match".
+as "no match". It matches PIECE images at a time, and 36 bytes a detection are kept of that, so a large set takes little
+more memory than its annotations and its detections.
 """
 
 import contextlib
+import copy
 import io
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from trex2_mini.evaluation.packed import Packed
+
 SIZES = ("small", "medium", "large")  # COCO's: area up to 32 x 32 px, up to 96 x 96, beyond
+PIECE = 50  # images that are matched at a time
 
 
 def coco_ap(
@@ -43,16 +50,14 @@ def coco_ap(
     """
     names = {category["id"]: category["name"] for category in dataset_json["categories"]}
     images = {image["id"] for image in dataset_json["images"]}
-    categories_asked, images_asked = asked_for(detections, names, images, category_ids, image_ids)
+    found = Packed.of(detections)
+    categories_asked, images_asked = asked_for(found, names, images, category_ids, image_ids)
     truth = among(dataset_json["annotations"], images_asked, categories_asked)
     if all(entry.get("iscrowd", 0) for entry in truth):
         raise ValueError("nothing to find: the chosen images hold no object of the chosen categories")
     with_truth = {entry["category_id"] for entry in truth}
-    found = among(detections, images_asked, with_truth)
-    evaluation = match(truth, found, images_asked, with_truth, max_detections, sizes)
-    with contextlib.redirect_stdout(io.StringIO()):
-        evaluation.accumulate()
-    precision = 100 * evaluation.eval["precision"][..., 0]  # (10 IoU thresholds, recalls, categories, sizes: all first)
+    matched = match(truth, found.among(images_asked, with_truth), images_asked, max_detections, sizes)
+    precision = precisions(matched, sorted(with_truth), sizes)
     result = mean_precisions(precision[..., 0], [names[category] for category in sorted(with_truth)])
     if sizes:
         result |= {f"AP_{size}": mean_precision(precision[..., place]) for place, size in enumerate(SIZES, 1)}
@@ -60,30 +65,116 @@ def coco_ap(
 
 
 def among(entries: Iterable[dict], image_ids: Collection[int], category_ids: Collection[int]) -> list[dict]:
-    """The annotations or detections of these images and categories."""
+    """The annotations of these images and categories."""
     return [e for e in entries if e["image_id"] in image_ids and e["category_id"] in category_ids]
 
 
+@dataclass(frozen=True)
+class Matches:
+    """A category's detections, image by image, matched with its objects at COCO's ten IoU thresholds.
+
+    images, scores [n] of the detections; right, wrong [10, n], neither where a detection does not count; objects [m]:
+    the image of each object that is to be found.
+    """
+
+    images: np.ndarray
+    scores: np.ndarray
+    right: np.ndarray
+    wrong: np.ndarray
+    objects: np.ndarray
+
+    @classmethod
+    def of(cls, entry: dict, partly: bool) -> "Matches":
+        """What pycocotools says of an image and category; partly: what matches nothing there does not count."""
+        matched = entry["dtMatches"] > 0
+        counts = ~np.asarray(entry["dtIgnore"], bool) & (matched | (not partly))
+        objects = np.count_nonzero(np.asarray(entry["gtIgnore"]) == 0)
+        images = (np.full(number, entry["image_id"], dtype=np.int64) for number in (matched.shape[1], objects))
+        scores = np.array(entry["dtScores"], dtype=np.float64)
+        return cls(next(images), scores, matched & counts, ~matched & counts, next(images))
+
+    @classmethod
+    def joined(cls, parts: Sequence["Matches"]) -> "Matches":
+        names = ("images", "scores", "right", "wrong", "objects")
+        return cls(*(np.concatenate([getattr(part, name) for part in parts], axis=-1) for name in names))
+
+
 def match(
-    truth: Sequence[dict],
-    found: Sequence[dict],
+    truth: Iterable[dict],
+    found: Packed,
     image_ids: Collection[int],
-    category_ids: Collection[int],
     max_detections: int,
     sizes: bool = False,
-) -> COCOeval:
-    """pycocotools' evaluation of detections that are matched with the ground truth, not yet accumulated."""
+    judged: Collection[tuple[int, int]] | None = None,
+    partly: Collection[tuple[int, int]] = (),
+) -> dict[tuple[int, int], Matches]:
+    """{(category id, size): its matches}; size 0: objects of all sizes, with `sizes` 1, 2, 3: of SIZES.
+
+    LVIS's rules, where annotations are objects and never crowds: judged, the pairs (image, category) whose detections
+    count; partly, those of them where a detection that matches nothing is neither right nor wrong.
+    """
+    images, held = sorted(image_ids), defaultdict(list)
+    for entry in truth:
+        held[entry["image_id"]].append(entry)
+    groups = [images[start : start + PIECE] for start in range(0, len(images), PIECE)]
+    parts: dict[tuple[int, int], list[Matches]] = defaultdict(list)
+    for group, own in zip(groups, found.pieces(groups)):
+        objects = [a for image in group for a in held[image]]
+        if judged is not None:
+            objects = [a | {"iscrowd": 0} for a in objects]
+            own = [d for d in own if (d["image_id"], d["category_id"]) in judged]
+        here: dict[tuple[int, int], list[Matches]] = defaultdict(list)
+        for entry in _matched(objects, own, group, max_detections, sizes):
+            pair = entry["image_id"], entry["category_id"]
+            here[pair[1], entry["size"]].append(Matches.of(entry, pair in partly))
+        for key, several in here.items():
+            parts[key].append(Matches.joined(several))
+    return {key: Matches.joined(several) for key, several in parts.items()}
+
+
+def _matched(
+    truth: Sequence[dict], found: Sequence[dict], images: Sequence[int], max_detections: int, sizes: bool
+) -> list[dict]:
+    """pycocotools' entries of a few images, each with its "size"."""
+    categories = sorted({entry["category_id"] for entry in (*truth, *found)})
     with contextlib.redirect_stdout(io.StringIO()):
-        evaluation = COCOeval(_index(truth, image_ids, category_ids), _index(found, image_ids, category_ids), "bbox")
-        evaluation.params.maxDets = [max_detections]
-        if not sizes:
-            evaluation.params.areaRng, evaluation.params.areaRngLbl = evaluation.params.areaRng[:1], ["all"]
+        evaluation = COCOeval(_index(truth, images, categories), _index(found, images, categories), "bbox")
+        _choose(evaluation, max_detections, sizes)
         evaluation.evaluate()
-    return evaluation
+    areas = evaluation.params.areaRng
+    return [entry | {"size": areas.index(entry["aRng"])} for entry in evaluation.evalImgs if entry is not None]
+
+
+def _choose(evaluation: COCOeval, max_detections: int, sizes: bool) -> None:
+    evaluation.params.maxDets = [max_detections]
+    if not sizes:
+        evaluation.params.areaRng, evaluation.params.areaRngLbl = evaluation.params.areaRng[:1], ["all"]
+
+
+def precisions(matched: dict[tuple[int, int], Matches], category_ids: Sequence[int], sizes: bool = False) -> np.ndarray:
+    """Percents [10 IoU thresholds, 101 recalls, categories, 1 + sizes], accumulated by pycocotools; negative where
+    there is nothing to find."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        evaluation = COCOeval(iouType="bbox")
+        _choose(evaluation, max((len(own.scores) for own in matched.values()), default=1), sizes)
+        evaluation.params.imgIds, evaluation.params.catIds = [0], list(category_ids)
+        evaluation._paramsEval = copy.deepcopy(evaluation.params)
+        kinds = range(len(evaluation.params.areaRng))
+        evaluation.evalImgs = [_entry(matched.get((category, kind))) for category in category_ids for kind in kinds]
+        evaluation.accumulate()
+    return 100 * evaluation.eval["precision"][..., 0]
+
+
+def _entry(matches: Matches | None) -> dict | None:
+    """All images of a category as one, in pycocotools' words."""
+    if matches is None:
+        return None
+    scored = {"dtScores": matches.scores, "dtMatches": matches.right, "dtIgnore": ~(matches.right | matches.wrong)}
+    return scored | {"gtIgnore": np.zeros(len(matches.objects))}
 
 
 def asked_for(
-    detections: Sequence[dict],
+    found: Packed,
     categories: Collection[int],
     images: Collection[int],
     category_ids: Collection[int] | None,
@@ -94,8 +185,8 @@ def asked_for(
     for what, ids, known in (
         ("category_ids", asked[0], categories),
         ("image_ids", asked[1], images),
-        ("the detections' category_id", {d["category_id"] for d in detections}, categories),
-        ("the detections' image_id", {d["image_id"] for d in detections}, images),
+        ("the detections' category_id", set(np.unique(found.table["category_id"]).tolist()), categories),
+        ("the detections' image_id", set(np.unique(found.table["image_id"]).tolist()), images),
     ):
         if unknown := sorted(ids - set(known), key=str):
             raise ValueError(f"{what}: {unknown[:5]} not in the set; expected ids of its own categories and images")

@@ -20,6 +20,7 @@ from trex2_mini.datasets.coco import CocoDataset
 from trex2_mini.detector import Detector
 from trex2_mini.evaluation.bootstrap import bootstrap_difference
 from trex2_mini.evaluation.interactive import Prompts, draw_prompts, only_others
+from trex2_mini.evaluation.packed import Packed
 from trex2_mini.evaluation.trial import EXAMPLES, MAX_DETECTIONS, Answers, Options, coco_results
 
 NEGATIVES = EXAMPLES["visual-i-negatives"]  # of a prompt, at most
@@ -117,9 +118,9 @@ def look_alikes(dataset: CocoDataset, drawn: Prompts) -> dict[tuple[int, int], l
 
 def _ask(
     detector: Detector, dataset: CocoDataset, pairs: Prompts, shown: dict, options: Options
-) -> dict[float | None, list[dict]]:
+) -> dict[float | None, Packed]:
     """beta (None: without negatives) -> detections as COCO results."""
-    results: dict[float | None, list[dict]] = {beta: [] for beta in (None, *BETAS)}
+    results = {beta: Packed() for beta in (None, *BETAS)}
     kind = "points" if options.points else "boxes"
     place = {image["id"]: index for index, image in enumerate(dataset.coco["images"])}
     before, encoded = None, None
@@ -137,7 +138,7 @@ def _ask(
         for beta in results:
             asked = {kind: prompt} | ({} if beta is None else {f"negative_{kind}": against, "beta": beta})
             found = detector.detect(encoded, **asked, score_threshold=0, max_detections=MAX_DETECTIONS)
-            results[beta] += coco_results(found, image, [category])
+            results[beta].extend(coco_results(found, image, [category]))
     return results
 
 
@@ -148,7 +149,7 @@ def _marks(annotation: dict, size: np.ndarray, points: bool) -> list[float]:
     return ((box[:2] + box[2:]) / 2 if points else box).tolist()
 
 
-def _at_threshold(detections: list[dict], pairs: Prompts, alike: dict, held: dict, threshold: float) -> dict:
+def _at_threshold(detections: Packed, pairs: Prompts, alike: dict, held: dict, threshold: float) -> dict:
     """found and alarms, see `negatives`."""
     answers: dict[tuple[int, int], list] = defaultdict(list)
     for detection in detections:

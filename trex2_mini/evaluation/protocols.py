@@ -36,6 +36,7 @@ from trex2_mini.evaluation.counting import counting, open_counting
 from trex2_mini.evaluation.interactive import Prompts, draw_prompts, echo_detections, only_others
 from trex2_mini.evaluation.lvis import lvis_ap
 from trex2_mini.evaluation.negatives import negatives
+from trex2_mini.evaluation.packed import Packed
 from trex2_mini.evaluation.provenance import describe_code, describe_dataset, describe_file
 from trex2_mini.evaluation.region import region_ranks, region_scores
 from trex2_mini.evaluation.trial import (
@@ -183,7 +184,7 @@ def answers(
         if protocol == "visual-i-others":
             beside = {kind: only_others(truth, answer, drawn)[1] for kind, answer in beside.items()}
             truth, detections, pairs = only_others(truth, detections, drawn)
-            there = [d for d in detections if (d["image_id"], d["category_id"]) in pairs]
+            there = detections.of_pairs(pairs)
     given = Answers(truth, detections, [dataset.category_ids[label] for label in labels], trial.image_ids, details)
     if protocol == "visual-i-others":
         details |= {"pairs_with_others": len(pairs), "AP_pairs_with_others": given.measure(there)["AP"]}
@@ -234,7 +235,7 @@ def first_synonyms(dataset: CocoDataset) -> dict[int, str]:
     return found
 
 
-def text(trial: Trial, labels: list[int], phrases: list[str] | None = None) -> list[dict]:
+def text(trial: Trial, labels: list[int], phrases: list[str] | None = None) -> Packed:
     """Text: the names of `labels`, or `phrases`, one for each, are the prompts of every image. Returns detections as
     COCO results."""
     phrases = [trial.dataset.names[label] for label in labels] if phrases is None else phrases
@@ -243,12 +244,12 @@ def text(trial: Trial, labels: list[int], phrases: list[str] | None = None) -> l
     return _same_prompts(trial, labels, prompts)
 
 
-def visual_generic(trial: Trial, labels: list[int], bank: PromptBank) -> list[dict]:
+def visual_generic(trial: Trial, labels: list[int], bank: PromptBank) -> Packed:
     """Visual-G: the bank's embeddings, one for each of `labels`, are the prompts of every image."""
     return _same_prompts(trial, labels, bank.embeddings)
 
 
-def mixed(trial: Trial, labels: list[int], bank: PromptBank) -> list[dict]:
+def mixed(trial: Trial, labels: list[int], bank: PromptBank) -> Packed:
     """Mixed: (T + V) / 2, one for each of `labels`, are the prompts of every image."""
     with torch.inference_mode():
         texts = trial.detector.encode_text(bank.names)
@@ -256,23 +257,23 @@ def mixed(trial: Trial, labels: list[int], bank: PromptBank) -> list[dict]:
 
 
 @torch.inference_mode()
-def _same_prompts(trial: Trial, labels: list[int], prompts: Tensor) -> list[dict]:
+def _same_prompts(trial: Trial, labels: list[int], prompts: Tensor) -> Packed:
     """Detections of the same prompts [C, D], one for each of `labels`, on every image."""
-    prompts, results = prompts.to(trial.detector.device), []
+    prompts, results = prompts.to(trial.detector.device), Packed()
     for samples, features in trial.batches():
         output = trial.detector.model.decode(features, prompts)
-        results += as_coco(trial.detector, trial.dataset, samples, output, [labels] * len(samples))
+        results.extend(as_coco(trial.detector, trial.dataset, samples, output, [labels] * len(samples)))
     return trial.together(results)
 
 
 @torch.inference_mode()
-def visual_interactive(trial: Trial, drawn: Prompts, points: bool = False) -> list[dict]:
+def visual_interactive(trial: Trial, drawn: Prompts, points: bool = False) -> Packed:
     """Visual-I: an image has its own prompts only; a category's detections come from its prompt alone."""
     label_of = {category: label for label, category in enumerate(trial.dataset.category_ids)}
     prompts_of: dict[int, dict[int, dict]] = defaultdict(dict)  # image id -> {label: annotation}
     for (image, category), annotation in drawn.items():
         prompts_of[image][label_of[category]] = annotation
-    results = []
+    results = Packed()
     for samples, features in trial.batches():
         own = [prompts_of[sample.image_id] for sample in samples]
         if not any(own):
@@ -282,5 +283,6 @@ def visual_interactive(trial: Trial, drawn: Prompts, points: bool = False) -> li
         prompts = RegionPrompts.from_lists(regions, trial.detector.device)
         vectors = trial.detector.model.encode_visual(features, prompts)
         output = trial.detector.model.decode(features, vectors, prompts.mask.any(-1))
-        results += as_coco(trial.detector, trial.dataset, samples, output, [list(prompts) for prompts in own])
+        columns = [list(prompts) for prompts in own]
+        results.extend(as_coco(trial.detector, trial.dataset, samples, output, columns))
     return trial.together(results)

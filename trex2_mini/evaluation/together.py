@@ -14,7 +14,7 @@ features fit a budget. All protocols are given the same categories: those that h
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -27,10 +27,11 @@ from trex2_mini.detector import Detector
 from trex2_mini.evaluation.bank import visual_banks
 from trex2_mini.evaluation.baselines import baseline_detections
 from trex2_mini.evaluation.interactive import draw_prompts, echo_detections, only_others
+from trex2_mini.evaluation.packed import Packed
 from trex2_mini.evaluation.protocols import mixed, text, visual_generic, visual_interactive
 from trex2_mini.evaluation.provenance import describe_code, describe_dataset
 from trex2_mini.evaluation.region import region_ranks, region_scores
-from trex2_mini.evaluation.trial import Answers, Packed, Trial, open_detector, opened
+from trex2_mini.evaluation.trial import Answers, Trial, open_detector, opened
 from trex2_mini.model.image_encoder import ImageFeatures
 from trex2_mini.processes import process
 from trex2_mini.prompt_bank import PromptBank
@@ -44,10 +45,15 @@ class HeldTrial(Trial):
 
     def batches(self) -> Iterator[tuple[list[Sample], ImageFeatures]]:
         if not self.held:
-            self.held.extend(super().batches())
+            self.held.extend((_without_pixels(samples), features) for samples, features in super().batches())
         for samples, features in self.held:
             yield samples, features
             features.kept.clear()
+
+
+def _without_pixels(samples: list[Sample]) -> list[Sample]:
+    """The samples with pictures of their size that take no memory: once encoded, only the size is asked for."""
+    return [replace(own, image=np.broadcast_to(np.uint8(0), own.image.shape)) for own in samples]
 
 
 def pieces(trial: Trial, memory: float) -> Iterator[HeldTrial]:
@@ -55,7 +61,7 @@ def pieces(trial: Trial, memory: float) -> Iterator[HeldTrial]:
     of the whole trial."""
     model, batch = trial.detector.config.model, trial.batch_size * process()[1]
     tokens = sum((model.short_side // s + 1) * (model.long_side // s + 1) for s in model.strides)
-    an_image = 4 * tokens * model.dim + 12 * tokens + 3 * model.short_side * model.long_side  # bytes
+    an_image = 4 * tokens * model.dim + 12 * tokens  # bytes, at most: of the largest picture
     size = batch * max(1, int(memory * 2**30 / an_image / trial.batch_size))
     for first in range(trial.first, trial.images, size):
         last = min(first + size, trial.images)
@@ -154,10 +160,7 @@ def together(
                 whole.extend(own)
 
     def given(detections: Sequence[dict], truth: dict = dataset.coco) -> Answers:
-        packed = detections if isinstance(detections, Packed) else Packed()
-        if packed is not detections:
-            packed.extend(detections)
-        return Answers(truth, packed, ids, trial.image_ids)
+        return Answers(truth, Packed.of(detections), ids, trial.image_ids)
 
     answers = {kind: [given(own) for own in rows[kind]] for kind in ("text", "visual-g", "mixed")}
     readable = set(trial.image_ids)
@@ -166,7 +169,7 @@ def together(
         kinds = {kind: rows[kind][draw] for kind in ("visual-i", "points")} | {"echo": echo_detections(own)}
         kinds |= {kind: baseline_detections(kind, dataset, own, trial.image_ids, progress) for kind in baselines}
         for kind, detections in kinds.items():
-            truth, others, _ = only_others(dataset.coco, list(detections), own)
+            truth, others, _ = only_others(dataset.coco, detections, own)
             answers.setdefault(kind, []).append(given(detections))
             if any(o["image_id"] in readable and o["category_id"] in set(ids) for o in truth["annotations"]):
                 answers.setdefault(f"{kind}-others", []).append(given(others, truth))

@@ -26,6 +26,7 @@ from trex2_mini.detector import Detector, top_detections
 from trex2_mini.evaluation.bank import encode_in_batches
 from trex2_mini.evaluation.lvis import lvis_ap
 from trex2_mini.evaluation.metrics import coco_ap
+from trex2_mini.evaluation.packed import Packed
 from trex2_mini.model.box_decoder import DecoderOutput
 from trex2_mini.model.image_encoder import ImageFeatures
 from trex2_mini.processes import process
@@ -89,31 +90,6 @@ class Options:
         return replace(self, examples=examples, reference=reference)
 
 
-class Packed(Sequence):
-    """COCO results in a tenth of the memory: dictionaries are made as they are asked for."""
-
-    def __init__(self) -> None:
-        self._parts: list[np.ndarray] = []
-
-    def extend(self, results: Sequence[dict]) -> None:
-        """results: {"image_id", "category_id", "bbox": [x, y, width, height], "score"}."""
-        rows = [(d["image_id"], d["category_id"], d["bbox"], d["score"]) for d in results]
-        kind = [("image_id", np.int64), ("category_id", np.int64), ("bbox", np.float64, 4), ("score", np.float64)]
-        self._parts.append(np.array(rows, dtype=kind))
-
-    def __len__(self) -> int:
-        return sum(map(len, self._parts))
-
-    def __iter__(self) -> Iterator[dict]:
-        for part in self._parts:
-            for row in part:
-                image, category, box, score = row.tolist()
-                yield {"image_id": image, "category_id": category, "bbox": box.tolist(), "score": score}
-
-    def __getitem__(self, index):
-        return list(self)[index]
-
-
 @dataclass
 class Answers:
     """What a detector answered under a protocol, ready to be measured, once (`measure`) or many times (`bootstrap`).
@@ -166,8 +142,9 @@ class Trial:
         title = "detecting" if self.progress and rank == 0 else None
         return encode_in_batches(self.detector, self.dataset, indices, self.batch_size, title)
 
-    def together(self, rows: list[dict]) -> list[dict]:
-        """The rows of all processes, each with its "image_id", in the order of the images; and what they left out."""
+    def together(self, rows: Sequence[dict]) -> Sequence[dict]:
+        """The rows of all processes, each with its "image_id", in the order of the images; and what they left out.
+        Detections (Packed) stay packed."""
         if process()[1] == 1:
             return rows
         parts: list = [None] * process()[1]
@@ -175,6 +152,11 @@ class Trial:
         for _, left_out in parts:
             self.dataset.left_out |= left_out
         place = {image_id: index for index, image_id in enumerate(self.image_ids)}
+        if isinstance(rows, Packed):
+            for part, _ in parts[1:]:
+                parts[0][0].extend(part)
+            images = parts[0][0].table["image_id"].tolist()
+            return parts[0][0].take(np.argsort([place[image] for image in images], kind="stable"))
         return sorted((row for part, _ in parts for row in part), key=lambda row: place[row["image_id"]])
 
 

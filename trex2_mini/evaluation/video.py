@@ -16,6 +16,7 @@ from trex2_mini.datasets.coco import CocoDataset
 from trex2_mini.datasets.sample import normalized_boxes
 from trex2_mini.detector import Detector
 from trex2_mini.evaluation.bank import NO_POINTS, encode_in_batches
+from trex2_mini.evaluation.packed import Packed
 from trex2_mini.evaluation.trial import Answers, Options, as_coco
 from trex2_mini.model.visual_prompt import RegionPrompts
 
@@ -43,7 +44,7 @@ def video(detector: Detector, dataset: CocoDataset, labels: list[int], options: 
     Raises ValueError: no clips, fewer frames than examples, nothing to find.
     """
     images, category_ids = dataset.coco["images"], dataset.category_ids
-    detections, echo, truth, distance = [], [], [], {}
+    detections, echo, truth, distance = Packed(), [], [], {}
     examples, asked, held = options.examples, 0, dataset.annotations_by_image()
     chosen = clips(dataset)[: options.limit]
     for frames in tqdm(chosen, "clips", disable=not options.progress):
@@ -68,7 +69,7 @@ def video(detector: Detector, dataset: CocoDataset, labels: list[int], options: 
         for samples, features in encode_in_batches(detector, dataset, later, options.batch_size, None):
             with torch.inference_mode():
                 output = detector.model.decode(features, prompts)
-            detections += as_coco(detector, dataset, samples, output, [own] * len(samples))
+            detections.extend(as_coco(detector, dataset, samples, output, [own] * len(samples)))
     groups = {image["id"]: image["video_id"] for image in images}
     given = Answers(
         dataset.coco | {"annotations": truth}, detections, [category_ids[label] for label in labels], list(distance),

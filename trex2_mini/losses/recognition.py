@@ -24,7 +24,7 @@ def token_recognition_loss(logits: Tensor, centres: Tensor, targets: Targets) ->
 
     Returns a scalar; 0 where no token lies in any box.
     """
-    total, objects = logits.new_zeros(()), 0
+    total, objects = logits.new_zeros(()), torch.zeros((), dtype=torch.long, device=logits.device)
     for own, place, label, box in zip(logits, centres, targets.labels, targets.boxes, strict=True):
         if not len(box):
             continue
@@ -34,8 +34,8 @@ def token_recognition_loss(logits: Tensor, centres: Tensor, targets: Targets) ->
         nearest = area.argmin(1)
         token = inside.any(1).nonzero()[:, 0]
         owner = nearest[token]
-        count = torch.bincount(owner, minlength=len(box))
+        count = torch.zeros_like(label).index_add(0, owner, torch.ones_like(owner))  # tokens of each object
         each = F.cross_entropy(own[token].float(), label[owner], reduction="none")
         total = total + (each / count[owner]).sum()
-        objects += int((count > 0).sum())
-    return total / max(1, objects)
+        objects = objects + (count > 0).sum()
+    return total / objects.clamp(min=1)

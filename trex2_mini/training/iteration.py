@@ -150,20 +150,18 @@ def iteration_losses(
             told = token_recognition_loss(output.tokens, features.centres, asking.targets)
             losses[f"{kind}/token"] = config.loss_token * told * share
     if config.loss_align and "visual" in prompted:
-        named = torch.tensor(["text" in s.prompts for s, own in zip(samples, categories) for _ in own], device=device)
-        column = torch.tensor([asked.index(c) for own in categories for c in own], device=device)
-        counts = torch.tensor(
-            [
-                [name == c or s.ambiguous is None or name not in s.ambiguous for name in asked]
-                for s, own in zip(samples, categories, strict=True)
-                for c in own
-            ],
-            device=device,
-        )
-        if named.any():
-            vectors, words = prompted["visual"].prompts[0][named], prompted["text"].prompts[0]
-            aligned = alignment_loss(vectors, words, column[named], counts[named])
-            losses["align"] = config.loss_align * aligned * int(named.sum()) / whole[1]
+        shown = [(s, c) for s, own in zip(samples, categories, strict=True) for c in own]  # of each vector
+        named = [row for row, (s, _) in enumerate(shown) if "text" in s.prompts]
+        if named:
+            kinds = [shown[row] for row in named]
+            column = torch.tensor([asked.index(c) for _, c in kinds], device=device)
+            counts = torch.tensor(
+                [[name == c or s.ambiguous is None or name not in s.ambiguous for name in asked] for s, c in kinds],
+                device=device,
+            )
+            vectors = prompted["visual"].prompts[0][torch.tensor(named, device=device)]
+            aligned = alignment_loss(vectors, prompted["text"].prompts[0], column, counts)
+            losses["align"] = config.loss_align * aligned * len(named) / whole[1]
     return losses
 
 

@@ -1,8 +1,9 @@
 """An index of annotations that millions of pictures fit in: one Parquet file, read through memory-mapped arrays.
 
-`write_index` puts the rows of a reader into a Parquet file. On first opening its columns are unpacked beside it (FILE.
-arrays/, plain .npy files); from then on a process maps them, so that opening takes no time, and all DataLoader workers
-share one copy in the system's page cache. Needs pyarrow: pip install "trex2-mini[large]".
+`write_index` puts the rows of a reader into a Parquet file, and unpacks its columns beside it (FILE.arrays/, plain .npy
+files). A process maps these, so that opening takes no time, and all DataLoader workers share one copy in the system's
+page cache. A Parquet file that was copied alone is unpacked on its first opening. Needs pyarrow: pip install
+"trex2-mini[large]".
 """
 
 from __future__ import annotations
@@ -72,6 +73,7 @@ def write_index(
     finally:
         draft.unlink(missing_ok=True)
     shutil.rmtree(arrays_of(path), ignore_errors=True)
+    unpack(path)
     return path
 
 
@@ -114,11 +116,12 @@ def arrays_of(path: Path) -> Path:
     return path.with_name(f"{path.name}.arrays")
 
 
-def _unpack(path: Path, folder: Path) -> None:
-    """The columns of a Parquet file as .npy files, a row group in memory at a time."""
+def unpack(path: Path) -> None:
+    """The columns of a Parquet file as .npy files in `arrays_of(path)`, a row group in memory at a time."""
     import pyarrow
     import pyarrow.parquet
 
+    folder = arrays_of(path)
     try:
         file = pyarrow.parquet.ParquetFile(path, memory_map=True)
         categories = json.loads((file.metadata.metadata or {})[b"categories"])
@@ -197,7 +200,7 @@ class ParquetDataset:
             if folder.is_dir() and folder.stat().st_mtime < self.path.stat().st_mtime:
                 shutil.rmtree(folder)
             if not folder.is_dir():
-                _unpack(self.path, folder)
+                unpack(self.path)
         self._folder = folder
         self._map()
         self.categories: list[dict] = [
