@@ -123,14 +123,16 @@ def look(detector: Detector, pictures: Iterable[Shown], least: int = 24) -> tupl
         if not len(shown.boxes):
             continue
         encoded = detector.encode(shown.image)
-        vectors += [detector.embed({"it": [(encoded, [box])]}).embeddings[0] for box in shown.boxes]
+        vectors.append(
+            detector.embed({f"region {i}": [(encoded, [box])] for i, box in enumerate(shown.boxes)}).embeddings
+        )
         if shown.name is not None and shown.name.lower() in place:
             sure = torch.zeros(len(shown.boxes), 1000)
             sure[:, place[shown.name.lower()]] = 1
             thoughts.append(sure)
         else:
             thoughts.append(teacher(crops(shown)).softmax(-1))
-    return torch.stack(vectors), torch.cat(thoughts)
+    return torch.cat(vectors), torch.cat(thoughts)
 
 
 def class_vectors(vectors: Tensor, thoughts: Tensor, length: float) -> dict[int, Tensor]:
