@@ -61,6 +61,21 @@ def test_a_form_that_reads_beyond_the_map_is_found(capsys):
     assert "some points outside" in capsys.readouterr().out
 
 
+def test_average_precision_is_compared_with_pycocotools(capsys):
+    def careless(scores, right, objects):  # forgets to sort
+        recalled = np.cumsum(right) / objects
+        precision = np.cumsum(right) / np.arange(1, len(right) + 1)
+        at = np.linspace(0, 1, 101)[:, None]
+        return 100 * np.where(recalled >= at - 1e-9, precision, 0).max(1, initial=0).mean()
+
+    def average(scores, right, objects):
+        return careless(scores, right[np.argsort(-scores)], objects)
+
+    check("13.4", careless)
+    check("13.4", average)
+    assert "not yet, on the case 'scores in no order'" in (said := capsys.readouterr().out) and "right: equal" in said
+
+
 def test_the_helpers():
     cost = np.array([[1.0, 2.0, 9.0], [2.0, 6.0, 8.0], [7.0, 5.0, 3.0]])
     assert cheapest((1, 0, 2), cost) and not cheapest((0, 1, 2), cost) and not cheapest((0, 0, 2), cost)

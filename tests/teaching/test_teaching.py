@@ -10,7 +10,20 @@ from architecture import architecture
 
 from trex2_mini.detector import Detections
 from trex2_mini.paths import REPOSITORY
-from trex2_mini.teaching import HERE, MARKED, begin, figure, figure_format, judge, paper, respond, table, write_metrics
+from trex2_mini.teaching import (
+    HERE,
+    MARKED,
+    begin,
+    figure,
+    figure_format,
+    gallery,
+    judge,
+    paper,
+    respond,
+    table,
+    why_wrong,
+    write_metrics,
+)
 
 
 def test_tables_show_no_index_and_export():
@@ -35,6 +48,27 @@ def test_the_judge_gives_an_object_to_the_first_that_claims_it():
     right, hit = judge(found, truth, ["cat", "cat", "dog"])
     assert right.tolist() == [True, False, False] and hit.tolist() == [True, False, False]
     assert judge(boxes[:0], truth)[1].sum() == 0 and len(judge(boxes, truth[:0])[0]) == 3
+
+
+def test_a_wrong_answer_lies_on_something():
+    truth = np.array([[0, 0, 10, 10], [20, 0, 30, 10]], np.float32)
+    boxes = [[0, 0, 10, 10], [0, 0, 10, 9], [20, 0, 30, 10], [50, 50, 60, 60], [5, 0, 15, 10]]
+    found = Detections(np.array(boxes, np.float32), np.linspace(0.9, 0.5, 5), np.array([0, 0, 0, 1, 1]), ["cat", "dog"])
+    twice, another, nothing, badly = "the object itself", "another thing", "background", "background"
+    assert why_wrong(found, truth, ["cat", "dog"]) == [twice, another, nothing, badly]
+    assert why_wrong(found.filter(1.0), truth, ["cat", "dog"]) == []
+
+
+def test_a_gallery_gives_the_pictures_of_a_row_one_height():
+    none = Detections(np.zeros((0, 4), np.float32), np.zeros(0), np.zeros(0, int), ["cat"])
+    sizes = [(20, 40), (20, 20), (30, 30), (30, 60)]
+    panels = [{"image": np.zeros((*size, 3), np.uint8), "detections": none, "title": str(size)} for size in sizes]
+    drawn = gallery(panels, rows=2, width=6)
+    drawn.canvas.draw()
+    axes = [ax for part in drawn.subfigs for ax in part.axes]
+    heights = [ax.get_position().height * part.bbox.height for part in drawn.subfigs for ax in part.axes]
+    assert [ax.get_title() for ax in axes] == [str(size) for size in sizes]
+    assert np.isclose(heights[0], heights[1], rtol=0.02) and np.isclose(heights[2], heights[3], rtol=0.02)
 
 
 def test_begin_makes_the_folder_and_metrics_say_their_code(tmp_path):

@@ -50,7 +50,7 @@ def demo(out: Path | None) -> None:
 
 SEARCHES = {  # a box on a picture, and what it shows
     "boat": ("ships/val/images/00004.jpg", [305, 156, 372, 246]),
-    "jellyfish": ("aquarium/val/images/00016.jpg", [115, 199, 139, 230]),
+    "cheetah": ("thermal-cheetah/val/images/00066.jpg", [304, 231, 362, 279]),
 }
 
 
@@ -62,7 +62,7 @@ def _first_page(out: Path, notebook: str) -> str:
     from trex2_mini.paths import REPOSITORY
     from trex2_mini.search import PhotoIndex, contact_sheet, search
 
-    index = PhotoIndex(Detector.load(), PHOTO_WILD_FOLDER, out / "search")
+    index = PhotoIndex(Detector.load(), PHOTO_WILD_FOLDER, out / "search")  # the notebook's
     index.update()
     sheets = []
     for name, (picture, box) in SEARCHES.items():
@@ -82,11 +82,14 @@ td, th {{padding: 2px 10px; text-align: right}}</style>
 <p>By a name, by a box or a point on the picture (dashed, star), by examples on another picture, by both.
 None of these photographs was trained on; they were chosen because each shows its workflow at work.</p>
 <img src="hero.png" alt="photographs with detections of all four workflows">
+<h2>The same on drawings</h2>
+<p>Another small checkpoint. It was never trained on a hippopotamus: twelve examples show it what to look for.</p>
+<img src="drawings.png" alt="drawings with detections of all four workflows">
 <h2>Search: {len(index.files)} photographs, ranked by one example</h2>
 {"".join(sheets)}
 <h2>What was measured</h2>
 <p>AP (COCO's, in percent) on the six sets of photographs that come with the repository. <i>others</i> counts only
 objects that were not prompted; <i>echo</i> is a program that repeats the prompted box.</p>
 {table}
-<p><a href="{notebook}">The notebook</a> counts what is right and wrong, and shows failures.</p>
+<p><a href="{notebook}">The notebook</a> has the code of all this, and shows where the model fails.</p>
 """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,9 @@ from torchvision.ops import box_iou
 
 from trex2_mini.detector import Detections
 from trex2_mini.evaluation.provenance import describe_code
+from trex2_mini.images import load_image
 from trex2_mini.paths import REPOSITORY
+from trex2_mini.plots import show_detections
 from trex2_mini.reproduction.paper import paper_table
 
 TRAINING = ("denoising", "losses", "alignment")
@@ -68,11 +70,13 @@ def figure_format(shown: Figure) -> str:
 def begin(name: str, output_dir: str = "") -> Path:
     """The folder of a notebook's output, made if missing: `output_dir`, or runs/NAME in the repository.
 
-    Shows the figure of the model with the parts marked that the notebook is about (name: begins with its number), and
-    sets the look of figures: 110 dots an inch, in the format of `figure_format`.
+    Shows the figure of the model with the parts marked that the notebook is about (name: begins with its number; not
+    in notebook 0, which is about all of them), and sets the look of figures: 110 dots an inch, in the format of
+    `figure_format`.
     """
     warnings.formatwarning = lambda message, category, *_, **__: f"{category.__name__}: {message}\n"  # no file, no line
-    display(SVG(figure(HERE.get(name[:2], ()))))
+    if name[:2] in HERE:
+        display(SVG(figure(HERE[name[:2]])))
     plt.rcParams.update({"figure.dpi": 110, "savefig.bbox": "tight"})
     if shell := get_ipython():
         set_matplotlib_formats()  # none of the backend's own: the next lines choose for each figure
@@ -98,6 +102,24 @@ def paper(number: int, columns: Sequence[str] | None = None) -> Table:
     names, rows = paper_table(number)
     chosen = [names.index(column) for column in columns or names]
     return table([names[i] for i in chosen], [["" if row[i] is None else row[i] for i in chosen] for row in rows])
+
+
+def gallery(panels: Sequence[Mapping[str, Any]], rows: int = 1, width: float = 12) -> Figure:
+    """Pictures with what was found on them, in `rows` of one width, the pictures of a row of one height.
+
+    Args:
+        panels: for each picture the arguments of `show_detections`. width: of the figure in inches.
+    """
+    lines = [[panels[i] for i in own] for own in np.array_split(np.arange(len(panels)), rows)]
+    shapes = [[load_image(panel["image"]).shape for panel in line] for line in lines]
+    ratios = [[shape[1] / shape[0] for shape in line] for line in shapes]
+    heights = [width / sum(own) + 0.3 for own in ratios]  # and a title
+    whole = plt.figure(figsize=(width, sum(heights)), layout="constrained")
+    parts = whole.subfigures(rows, 1, height_ratios=heights, squeeze=False)[:, 0]
+    for part, line, own in zip(parts, lines, ratios):
+        for ax, panel in zip(part.subplots(1, len(line), width_ratios=own, squeeze=False)[0], line):
+            show_detections(ax=ax, **panel)
+    return whole
 
 
 def respond(answer: Any, is_right: Callable[[], bool], hint: str) -> None:
@@ -126,6 +148,24 @@ def judge(
         if free.size and free.max() >= 0.5:
             right[i] = hit[free.argmax()] = True
     return right, hit
+
+
+def why_wrong(found: Detections, boxes: np.ndarray, names: Sequence[str]) -> list[str]:
+    """What each wrong detection lies on, by the IoU of its box with the objects `boxes` [G, 4] (xyxy pixels), `names`.
+
+    "the object itself": at least 0.1 with an object of its name, which is answered twice or boxed badly; else "another
+    thing": at least 0.5 with one of another name; else "background".
+    """
+    own = np.asarray(names)
+    wrong = ~judge(found, boxes, own)[0]
+    overlap = box_iou(torch.as_tensor(found.boxes), torch.as_tensor(np.asarray(boxes, np.float32))).numpy()
+    reasons = []
+    for row, label in zip(overlap[wrong], found.labels[wrong]):
+        same = own == found.names[label]
+        near = row[same].max(initial=0) >= 0.1
+        another = row[~same].max(initial=0) >= 0.5
+        reasons.append("the object itself" if near else "another thing" if another else "background")
+    return reasons
 
 
 def write_metrics(output: Path, metrics: dict[str, Any]) -> None:

@@ -18,7 +18,7 @@ from torchvision.ops import sigmoid_focal_loss
 
 from trex2_mini.config import TrainConfig, preset
 from trex2_mini.evaluation import tiles
-from trex2_mini.evaluation.bootstrap import bootstrap_difference
+from trex2_mini.evaluation.bootstrap import Matched, bootstrap_difference
 from trex2_mini.evaluation.counting import best_threshold, count_errors, counted
 from trex2_mini.layers import deformable_attention
 from trex2_mini.losses.alignment import alignment_loss
@@ -81,8 +81,8 @@ def strictest(qualities: dict[float, dict]) -> tuple[float, int]:
 
 # number: (whether it is right, by the answer and what the notebook gives along; a hint)
 ANSWERS: dict[str, tuple[Callable[..., bool], str]] = {
-    "00.1": (lambda a, labels: near(a, sum(len(set(own.tolist())) for own in labels) / sum(map(len, labels)), 0.005),
-             "an echo finds one object a category and scene"),
+    "00.1": (lambda a, found, prompts: found(a) == max(map(found, range(prompts))),
+             "another prompt finds more: call `coins_found` with each number"),
     "00.2": (lambda a, together, parts: a is near(together, parts, 1e-3), "compare the two embeddings"),
     "00.3": (lambda a, f1, scores: f1(a) >= max(map(f1, scores)) - 1e-9, "a better one exists"),
     "01.1": (lambda a: near(a, [0.3, 0.5, 0.3, 0.2], 1e-4), "the centre is the corner plus half the size"),
@@ -130,6 +130,12 @@ ANSWERS: dict[str, tuple[Callable[..., bool], str]] = {
     "12.2": (lambda a: tuple(a) == (1, 5), "what changes the question? deciding and filtering do not"),
     "12.3": (lambda a: near(a, 0.1, 1e-9),
              "a larger beta takes more from every query that is like the negative, the right ones too"),
+    "13.1": (lambda a: near(a, 100 * (34 + 33 * 2 / 3 + 34 * 3 / 5) / 101, 0.1),
+             "right, wrong, right, wrong, right; at each recall the best precision from there on"),
+    "13.2": (lambda a: near(a, 100 * 3 / 8, 1),
+             "recall ends where the prompted objects end; until there precision is 1"),
+    "13.3": (lambda a: near(a, (100 * (51 + 50 * 2 / 3) / 101, 100), 0.3),
+             "right, wrong, right, wrong; then right, right, wrong, wrong"),
     "14.1": (lambda a: near(a, np.mean([max(0, n - 900) for n in (200, 800, 1200, 3701)]), 0.01),
              "no more boxes than queries; two of the four pictures can be counted without an error"),
     "14.2": (lambda a: a == len(tiles.tile_starts(512, 96, 24)) * len(tiles.tile_starts(384, 96, 24)),
@@ -170,6 +176,8 @@ CODE: dict[str, tuple[Callable[..., Any], Any, str]] = {
     "07.4": (trials.box_decoder, BoxDecoder._select, "the anchor is added in logit space; new sines in each layer"),
     "08.4": (trials.alignment, alignment_loss, "torch.unique(category, return_inverse=True) gives each v its column"),
     "09.4": (trials.denoising, DenoisingQueries.attention_mask, "sign * (amount, plus 1 for negatives) * noise * half"),
+    "13.4": (trials.average_precision, Matched._precision,
+             "sort; precision and recall; best from the right; 101 recalls"),
     "14.4": (trials.tiles_along, tiles._grid,
              "evenly spread starts, rounded; neighbours meet midway between the end of one and the start of the next"),
     "15.4": (trials.noise_of_runs, ablations.noise,

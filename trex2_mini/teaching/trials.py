@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from trex2_mini.evaluation import tiles
+from trex2_mini.evaluation.metrics import coco_ap
 from trex2_mini.layers.deformable_attention import levelwise_grid_sample
 from trex2_mini.losses.alignment import alignment_loss
 from trex2_mini.losses.matcher import match
@@ -131,6 +132,30 @@ def denoising(own: Callable) -> Iterator[Case]:
         anchors, forbidden = own(boxes, groups, noise, amount, sign, made + 6)
         # the package keeps anchors a little away from 0 and 1, where a logit has no end
         yield f"{count} objects, {groups} groups", (anchors.clamp(1e-3, 1 - 1e-3), forbidden), expected
+
+
+def average_precision(own: Callable) -> Iterator[Case]:
+    """13: own(scores [n], right bool [n], objects) -> AP of one category at one IoU threshold, in percent; beside
+    pycocotools."""
+    chance = np.random.default_rng(0)
+    cases = {
+        "the answers of section 1": ([0.9, 0.8, 0.7, 0.6], [True, False, True, False], 3),
+        "scores in no order": ([0.2, 0.9, 0.5, 0.7], [True, False, True, True], 4),
+        "no answer": ([], [], 2),
+        "everything found, nothing wrong": ([0.3, 0.4], [True, True], 2),
+        "forty answers": (chance.permutation(40) / 40, chance.random(40) < 0.6, 35),
+    }
+    for what, (scores, right, objects) in cases.items():
+        scores, right = np.asarray(scores, float), np.asarray(right, bool)
+        places = np.where(right, np.cumsum(right) - 1, objects + np.arange(len(right)))  # beyond the objects: wrong
+        boxes = [[30 * place, 0, 20, 20] for place in range(objects + len(right))]
+        one = {"image_id": 1, "category_id": 1}
+        truth: dict = {"images": [{"id": 1, "width": 9999, "height": 30}], "categories": [{"id": 1, "name": "square"}]}
+        truth["annotations"] = [
+            one | {"id": n + 1, "bbox": boxes[n], "area": 400, "iscrowd": 0} for n in range(objects)
+        ]
+        found = [one | {"bbox": boxes[place], "score": float(score)} for place, score in zip(places, scores)]
+        yield what, float(own(scores, right, objects)), coco_ap(truth, found)["AP50"]
 
 
 def tiles_along(own: Callable) -> Iterator[Case]:
