@@ -120,7 +120,7 @@ def test_valid_and_small(path):
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=relative)
 def test_exercises_have_solutions(path):
     code = [c.source for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code"]
-    exercises = sum(bool(re.search(r"^(check|respond)\(", source, re.MULTILINE)) for source in code)
+    exercises = sum(bool(re.search(r"^check\(", source, re.MULTILINE)) for source in code)
     solutions = path.parent / "solutions" / f"{path.stem}_solutions.ipynb"
     assert exercises >= 2, "a notebook ends with two to four exercises whose answers are checked by check()"
     assert solutions in SOLUTIONS, f"no {relative(solutions)}"

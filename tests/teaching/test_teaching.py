@@ -19,7 +19,6 @@ from trex2_mini.teaching import (
     gallery,
     judge,
     paper,
-    respond,
     table,
     why_wrong,
     write_metrics,
@@ -31,12 +30,6 @@ def test_tables_show_no_index_and_export():
     assert "<th>name</th>" in shown._repr_html_() and "<th>0</th>" not in shown._repr_html_()
     assert shown.sort_values("AP", ascending=False).iloc[0]["name"] == "b"
     assert list(paper(1, ["method", "coco_val_ap"]).columns) == ["method", "coco_val_ap"]
-
-
-@pytest.mark.parametrize("answer, said", [(None, "not answered yet"), (4, "right"), (5, "not yet: halve it")])
-def test_an_exercise_says_whether_it_is_right(answer, said, capsys):
-    respond(answer, lambda: answer == 4, "halve it")
-    assert capsys.readouterr().out.strip() == said
 
 
 def test_the_judge_gives_an_object_to_the_first_that_claims_it():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -120,11 +120,6 @@ def gallery(panels: Sequence[Mapping[str, Any]], rows: int = 1, width: float = 1
         for ax, panel in zip(part.subplots(1, len(line), width_ratios=own, squeeze=False)[0], line):
             show_detections(ax=ax, **panel)
     return whole
-
-
-def respond(answer: Any, is_right: Callable[[], bool], hint: str) -> None:
-    """Say whether an exercise's answer is right; None: not answered yet."""
-    print("not answered yet" if answer is None else "right" if is_right() else f"not yet: {hint}")
 
 
 def judge(
