@@ -1,12 +1,11 @@
 """`trex2 warm-start`, `distil`, `slim` and `export`: checkpoints from others, with more words, smaller, for others."""
 
-import itertools
 import json
 from pathlib import Path
 
 import click
 
-from trex2_mini.cli.options import PATH, Several, checkpoint, command
+from trex2_mini.cli.options import PATH, checkpoint, command
 
 OUT = click.option("--out", type=PATH, required=True, metavar="FOLDER", help="Where to write.")
 
@@ -33,29 +32,19 @@ def warm_start(source: str, preset: str, config: Path | None, random_weights: bo
 
 
 @command()
-@checkpoint("A shipped name or a folder.", default="nano-emoji")
+@checkpoint("A shipped name or a folder; trained on emoji scenes.", default="nano-emoji")
 @OUT
 @click.option("--steps", type=int, default=1000)
-@click.option(
-    "--pictures", cls=Several, metavar="SET|FOLDER...",
-    help="Let an image classifier name what these show: sets, libraries of cut-outs, or folders NAME/picture.",
-)  # fmt: skip
-def distil(checkpoint: str, out: Path, steps: int, pictures: tuple[str]) -> None:
-    """Teach the text tower of a checkpoint more words. The teacher is a sentence encoder (extra `distill`), for towers
-    trained on emoji scenes; or, with --pictures, an image classifier that knows ImageNet's 1,000 classes.
+def distil(checkpoint: str, out: Path, steps: int) -> None:
+    """Teach the text tower of a checkpoint more words, with a sentence encoder (extra `distill`).
 
     Examples:
     trex2 distil --checkpoint runs/mine --out runs/mine-words
-    trex2 distil --checkpoint nano-photo --out runs/names --pictures coco-train2017 my/cutouts --steps 400
+    trex2 distil --checkpoint nano-emoji --out runs/words --steps 2000
     """
-    from trex2_mini.weights.name_teacher import pictures_of, teach_names
     from trex2_mini.weights.text_distillation import distil_checkpoint
 
-    if not pictures:
-        print(json.dumps(distil_checkpoint(checkpoint, out, steps)))
-        return
-    shown = itertools.chain.from_iterable([pictures_of(source) for source in pictures])
-    print(json.dumps(teach_names(checkpoint, out, shown, steps)))
+    print(json.dumps(distil_checkpoint(checkpoint, out, steps)))
 
 
 @command()

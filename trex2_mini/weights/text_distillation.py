@@ -108,7 +108,6 @@ def distil(
     steps: int = 1000,
     lr: float = 1e-3,
     batch_size: int = 512,
-    aside: int = 40,
 ) -> float:
     """Train `encoder` until T of `names` points where `targets` points and T of `known` is `vectors`; 1,000 steps take
     about six minutes.
@@ -116,15 +115,14 @@ def distil(
     Args:
         names, targets: n words and [n, D].
         known, vectors: K names and [K, D]; some are in every batch, and they have to be met in length too.
-        aside: one word in so many is not learned (none that is known); 0: all are.
 
     Returns:
-        The mean cosine on the words kept aside; nan without any.
+        The mean cosine on words kept aside (one in 40, none that is known).
     """
     rng = np.random.default_rng(0)
     place = {name: i for i, name in enumerate(known)}
     others = np.array([i for i, name in enumerate(names) if name not in place])
-    kept_aside, learned = np.split(rng.permutation(others), [len(others) // aside if aside else 0])
+    aside, learned = np.split(rng.permutation(others), [len(others) // 40])
     length = np.array([len(name) for name in names])  # words of like length share a batch: less padding
     optimizer = torch.optim.AdamW(encoder.parameters(), lr=lr, weight_decay=0.01)
     rise = {"total_steps": steps, "pct_start": 0.1, "anneal_strategy": "linear"}
@@ -144,9 +142,7 @@ def distil(
         optimizer.step()
         schedule.step()
     encoder.eval()
-    if not len(kept_aside):
-        return float("nan")
-    return float(F.cosine_similarity(encoder([names[i] for i in kept_aside]), targets[kept_aside]).mean())
+    return float(F.cosine_similarity(encoder([names[i] for i in aside]), targets[aside]).mean())
 
 
 def distil_checkpoint(source: str | Path, out: str | Path, steps: int = 1000) -> dict:
