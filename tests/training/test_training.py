@@ -165,7 +165,7 @@ def test_saving_is_all_or_nothing(tmp_path, monkeypatch, when):
 def test_resume_refuses_what_is_no_state(tmp_path):
     """No state, a truncated one, another model's, and weights without a step: CheckpointError with what to do."""
     trainer = Trainer(tmp_path, TINY, batches, NAMES)
-    with pytest.raises(CheckpointError, match="no checkpoint at"):
+    with pytest.raises(CheckpointError, match=r"no saved state to go on from.*begin anew without --resume"):
         trainer.resume()
     trainer.save()
     data = trainer.state_path.read_bytes()

@@ -38,7 +38,10 @@ def open_training_set(name: str) -> CocoDataset | ParquetDataset:
         if (folder / INDEX).is_file():
             return ParquetDataset(folder / INDEX, folder / "images")
     here = data_root() / name
-    return open_dataset(str(here) if (here / "annotations.json").is_file() and name not in EMOJI_SETS else name)
+    try:
+        return open_dataset(str(here) if (here / "annotations.json").is_file() and name not in EMOJI_SETS else name)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{error}; or {data_root() / name / INDEX}, which `trex2 data index` writes") from None
 
 
 def open_dataset(name: str) -> CocoDataset:

@@ -126,6 +126,11 @@ class Trainer:
     def resume(self) -> None:
         """Go on from `state.safetensors`. The model must be the same; the recipe may differ (for example in the number
         of steps)."""
+        if not self.state_path.is_file():
+            raise CheckpointError(
+                f"{self.run} holds no saved state to go on from: expected {self.state_path.name}, which training writes"
+                " every `save_every` steps and when it is stopped; begin anew without --resume"
+            )
         tensors, metadata = read_tensors(self.state_path)
         if "step" not in metadata:
             raise CheckpointError(f"{self.state_path} is not a training state; expected one that Trainer.save wrote")

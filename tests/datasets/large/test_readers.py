@@ -197,6 +197,8 @@ def test_the_index_says_what_the_coco_file_says(tmp_path):
         rows.append(Row(f"é{number}.png", 40, 30, boxes, names, crowd, ["name 2", *names] if number % 2 else None))
     write_index(rows, tmp_path / "index.parquet", group=5)
     coco = CocoDataset(put(tmp_path / "annotations.json", as_coco(rows)), tmp_path / "images")
+    with pytest.raises(FileNotFoundError, match=r"no set 'crowdhuman'.*index.parquet, which `trex2 data index` writes"):
+        open_training_set("crowdhuman")
     index = open_training_set(str(tmp_path))
     assert isinstance(index, ParquetDataset) and len(index) == 12 and set(index.names) == set(coco.names)
     assert index.file_names()[3] == "é3.png"
