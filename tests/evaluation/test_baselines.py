@@ -57,7 +57,7 @@ def test_a_plain_prompt_finds_nothing_by_its_pixels(twice, tmp_path):
     (tmp_path / "images").mkdir()
     Image.fromarray(np.full((128, 160, 3), 90, np.uint8)).save(tmp_path / "images" / "1.png")
     plain = CocoDataset(twice.path, tmp_path / "images")
-    assert baseline_detections("template", plain, draw_prompts(plain.coco, seed=0), [1], progress=False) == []
+    assert not len(baseline_detections("template", plain, draw_prompts(plain.coco, seed=0), [1], progress=False))
 
 
 def test_unknown_baselines_and_protocols_without_any_are_refused(twice):
