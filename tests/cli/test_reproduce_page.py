@@ -11,6 +11,8 @@ import yaml
 from nbformat import read
 
 from trex2_mini.cli import trex2
+from trex2_mini.cli.train import _changed
+from trex2_mini.config import preset
 from trex2_mini.paths import REPOSITORY
 
 PAGE = (REPOSITORY / "notebooks" / "REPRODUCE.md").read_text(encoding="utf-8")
@@ -47,9 +49,6 @@ def test_the_command_line_takes_them(line):
     mixture = given.get("mixture")
     assert mixture is None or "COPY" in str(mixture) or (REPOSITORY / mixture).is_file()
     for pair in given.get("changes", ()):
-        from trex2_mini.cli.train import _changed
-        from trex2_mini.config import preset
-
         _changed(preset(given["preset"]).train, (pair,))
 
 
