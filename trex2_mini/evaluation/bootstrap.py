@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from pycocotools.cocoeval import Params
 
-from trex2_mini.evaluation.lvis import PER_IMAGE, looked_for
+from trex2_mini.evaluation.lvis import PER_IMAGE, match_looked_for
 from trex2_mini.evaluation.metrics import Matches, among, match
 from trex2_mini.evaluation.packed import Packed
 from trex2_mini.evaluation.trial import Answers
@@ -31,9 +31,11 @@ class Matched:
         if not with_truth:
             raise ValueError("nothing to find: the chosen images hold no object of the chosen categories")
         truth = [a for a in truth if a["category_id"] in with_truth]
-        found = (found.best("image_id", PER_IMAGE) if federated else found).among(images, with_truth)
-        rules = looked_for(answers.truth, truth) if federated else ()
-        matched = match(truth, found, images, max(1, len(found)) if federated else 100, False, *rules)
+        if federated:
+            best = found.best("image_id", PER_IMAGE).among(images, with_truth)
+            matched = match_looked_for(answers.truth, truth, best, images)
+        else:
+            matched = match(truth, found.among(images, with_truth), images, 100)
         self.recalls = Params("bbox").recThrs
         self.categories = [self._columns(matched[category, 0]) for category in sorted(with_truth)]
 

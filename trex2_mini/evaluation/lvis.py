@@ -11,11 +11,11 @@ which give different numbers:
 Matched and accumulated by pycocotools, as COCO's AP is: metrics.py. What was not looked for is left out before.
 """
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
-from trex2_mini.evaluation.metrics import among, asked_for, match, mean_precision, mean_precisions, precisions
+from trex2_mini.evaluation.metrics import Matches, among, asked_for, match, mean_precision, mean_precisions, precisions
 from trex2_mini.evaluation.packed import Packed
 
 FREQUENCIES = ("r", "c", "f")
@@ -54,7 +54,7 @@ def lvis_ap(
         raise ValueError("nothing to find: the chosen images hold no object of the chosen categories")
     key, count = ("category_id", PER_CATEGORY) if fixed else ("image_id", PER_IMAGE)
     best = found.best(key, count).among(images_asked, categories_asked)
-    matched = match(truth, best, images_asked, max(1, len(best)), False, *looked_for(dataset_json, truth))
+    matched = match_looked_for(dataset_json, truth, best, images_asked)
     order = sorted(categories_asked)
     precision = precisions(matched, order)[..., 0]  # (10 IoU thresholds, recalls, categories)
     frequency = np.array([categories[c]["frequency"] for c in order])
@@ -62,13 +62,16 @@ def lvis_ap(
     return mean_precisions(precision, [categories[c]["name"] for c in order]) | groups
 
 
-def looked_for(dataset_json: dict, truth: Iterable[dict]) -> tuple[set[tuple[int, int]], set[tuple[int, int]]]:
-    """The pairs (image, category) that were looked for, and those of them whose objects are not all annotated."""
+def match_looked_for(
+    dataset_json: dict, truth: Sequence[dict], found: Packed, image_ids: Collection[int]
+) -> dict[tuple[int, int], Matches]:
+    """`match`, none of the detections left out by number: only the pairs (image, category) that were looked for are
+    judged, and where not all objects are annotated what matches nothing is neither right nor wrong."""
     judged, partly = {(a["image_id"], a["category_id"]) for a in truth}, set()
     for image in dataset_json["images"]:
         judged |= {(image["id"], category) for category in image["neg_category_ids"]}
         partly |= {(image["id"], category) for category in image["not_exhaustive_category_ids"]}
-    return judged, partly
+    return match(truth, found, image_ids, max(1, len(found)), judged=judged, partly=partly)
 
 
 def _checked(dataset_json: dict) -> tuple[dict[int, dict], dict[int, dict]]:
