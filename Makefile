@@ -54,9 +54,9 @@ demo: $(STAMP) ## run notebooks/00_quickstart.ipynb on the shipped checkpoint; l
 	@rm -rf $(DEMO)
 	$(PY) -m trex2_mini demo --out $(DEMO)
 
-# One thread a worker: more would only get into each other's way.
+# One thread a worker: more would only get into each other's way. A worker that is free takes the next file; the notebooks, which take longest, come first.
 test: lint data ## ruff, the tests, and every notebook from top to bottom; the times of both at the end
-	MPLBACKEND= OMP_NUM_THREADS=$(or $(OMP_NUM_THREADS),1) $(PY) -m pytest -n $(WORKERS) --dist worksteal \
+	MPLBACKEND= OMP_NUM_THREADS=$(or $(OMP_NUM_THREADS),1) $(PY) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder \
 	  --nbmake --nbmake-timeout=$(CELL_TIMEOUT) --durations=60 --durations-min=3 $(wildcard notebooks) tests
 
 lint: $(STAMP) ## ruff on the package, the tests and the notebooks; who may import whom

@@ -20,7 +20,6 @@ NOTEBOOKS = sorted((REPOSITORY / "notebooks").glob("*.ipynb"))
 CONVENTIONS = "0.5 0.55 0.95 95"  # IoU thresholds of COCO, the level of intervals
 FACTS = {  # notebook: numbers of elsewhere in its prose, and where they are from
     "06": "0.05 0.4",  # weights/text_distillation.py: what was tried, and its threshold for words
-    "10": "5.5 1.3",  # the card of nano-photo
     "13": "0.82",  # 18/22, which the text gives beside it
     "15": "9.6",  # a difference of two numbers of the paper
     "16": "0.8 18.7",  # the paper's text; a difference of two of its numbers

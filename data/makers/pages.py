@@ -3,8 +3,8 @@
     python data/makers/pages.py        # writes every row anew; tests/test_numbers.py holds pages and files together
 
 A row is known by its first cell, within the page. The files: data/checkpoints/*/metrics.json (`trex2 scorecard`), data/
-ablations (`trex2 ablate`), and in data/results photo_wild.json (`trex2 suite`), search.json (`trex2 search --measure`)
-and tuning.json (`trex2 tuning`).
+ablations (`trex2 ablate`), data/engines.json (`trex2 engine effect`), data/benchmarks (`trex2 benchmark`), and in data/
+results photo_wild.json (`trex2 suite`), search.json (`trex2 search --measure`) and tuning.json (`trex2 tuning`).
 """
 
 from __future__ import annotations
@@ -31,6 +31,67 @@ WILD_ROWS = {
     "features-others": "ImageNet features, others",
 }
 ABLATED = ("text/trained", "visual-g/trained", "visual-g/novel", "visual-i-others/trained")
+DRAWINGS = {
+    "Visual-I: a box on the image": "visual-i",
+    "Visual-I others: the instances that were *not* prompted": "visual-i-others",
+    "Visual-G: 16 example images": "visual-g",
+    "Text: the name of each category": "text",
+    "Text, by synonyms (`--synonyms`; 311 categories)": "synonyms",
+    "Mixed: (T + V) / 2": "mixed",
+}
+TIMES = {  # what, beside what: how it is said, and the ratios that are said: (file, what, ours, reference)
+    ("deformable attention, encoder layer of an 800 x 1066 image, forward", "`transformers`' PyTorch function"): (
+        "{:.1f} times as fast; {:.1f} compiled",
+        ("attention", "encoder layer, 800x1066, D=256, forward", "weighted gather", "transformers"),
+        ("attention", "encoder layer, 800x1066, D=256, forward", "compiled", "transformers"),
+    ),
+    ("the same, forward and backward", "the same"): (
+        "{:.1f} times",
+        ("attention", "encoder layer, 800x1066, D=256, forward + backward", "weighted gather", "transformers"),
+    ),
+    ("900 queries, forward", "the same"): (
+        "{:.1f} times; {:.1f} compiled",
+        ("attention", "900 queries, 800x1066, D=256, forward", "weighted gather", "transformers"),
+        ("attention", "900 queries, 800x1066, D=256, forward", "compiled", "transformers"),
+    ),
+    ("`swin_t`, full pass, 800 x 1066", "Grounding DINO tiny (random weights)"): (
+        "{:.1f} times as fast; {:.1f} with compiled attention",
+        ("model", "swin_t 800x1066, full pass", "swin_t", "Grounding DINO tiny"),
+        ("model", "swin_t 800x1066, full pass", "swin_t, compiled attention", "Grounding DINO tiny"),
+    ),
+    ("a further prompt on an encoded image", "a full pass"): (
+        "1/{:.0f} of it for `swin_t`, 1/{:.0f} for `swin_l`, 1/{:.0f} for `nano`",
+        ("model", "swin_t, a further prompt", "prompt and decode", "full pass"),
+        ("model_swin_l", "swin_l, a further prompt", "prompt and decode", "full pass"),
+        ("model", "nano, a further prompt", "prompt and decode", "full pass"),
+    ),
+    ("`nano` by hand (one thread): a further box; with a negative point", "50 ms, what feels immediate"): (
+        "1/{:.1f} of it; 1/{:.1f}",
+        ("interaction", "further answer: a further box", "prompt and decode", "limit"),
+        ("interaction", "further answer: a negative point", "prompt and decode", "limit"),
+    ),
+    ("`nano`, full pass, 192 x 256", "`ultralytics`' YOLO11n (no prompts, 80 fixed classes)"): (
+        "{:.2f} times as fast",
+        ("model_nano_yolo", "nano 192x256, full pass", "nano", "YOLO11n"),
+    ),
+    ("COCO AP of 5,000 images x 300 detections", "plain pycocotools, all twelve numbers"): (
+        "{:.2f} times as fast",
+        (
+            "evaluation_5000", "COCO AP, 5,000 images x 300 detections, 80 categories", "coco_ap: AP, AP50, AP75",
+            "plain pycocotools: all 12 numbers",
+        ),
+    ),
+    ("training step of `nano`", "the same model with `transformers`' attention"): (
+        "{:.1f} times as fast",
+        ("training", "nano, batch 8, 192x192, step", "ours, float32", "transformers' attention"),
+    ),
+    ("`nano` as ONNX under onnxruntime: encode, prompt, decode", "PyTorch, one thread, busy machine"): (
+        "{:.2f}, {:.2f}, {:.2f} times as fast",
+        ("onnx", "nano 192x256, encode", "onnxruntime", "PyTorch"),
+        ("onnx", "nano 192x256, prompt", "onnxruntime", "PyTorch"),
+        ("onnx", "nano 192x256, decode", "onnxruntime", "PyTorch"),
+    ),
+}  # fmt: skip
 
 
 def read(path: str) -> list | dict:
@@ -124,11 +185,52 @@ def search() -> list[Row]:
     return rows
 
 
+def drawings() -> list[Row]:
+    """protocol | AP of trained categories | of novel ones | the echo's of both"""
+    cells: dict[str, dict] = {}
+    for own in scorecard("nano-emoji").values():
+        if own["data"] == "emoji-val" and "AP" in own:
+            protocol = "synonyms" if own.get("synonyms") else own["protocol"]
+            cells.setdefault(protocol, {})[own["category_set"]] = own
+    rows = []
+    for title, protocol in DRAWINGS.items():
+        trained, novel = (cells[protocol].get(kind, {}) for kind in ("trained", "novel"))
+        echo = f"{trained['echo']:.1f} / {novel['echo']:.1f}" if "echo" in trained else ""
+        rows.append((title, *(f"{round(own['AP'], 2):.1f}" if own else "" for own in (trained, novel)), echo))
+    return rows
+
+
+def engines() -> list[Row]:
+    """measure | AP of base | the differences of both arms with pseudo-labels, with their 95 % intervals"""
+    found = read("engines.json")["effect"]
+    rows = []
+    for measure in dict.fromkeys(own["measure"] for own in found):
+        arms = {own["arm"]: own for own in found if own["measure"] == measure}
+        told = (
+            f"{own['difference']:+.1f} ({own['low']:+.1f} to {own['high']:+.1f})"
+            for own in (arms["+text"], arms["+visual"])
+        )
+        rows.append((f"engines: {measure}", f"{arms['start']['AP']:.1f}", f"{arms['base']['AP']:.1f}", *told))
+    return rows
+
+
+def speed() -> list[Row]:
+    """what | the reference of the same run | the ratio of both"""
+    rows = []
+    for (title, beside), (said, *asked) in TIMES.items():
+        ratios = []
+        for file, *key in asked:
+            found = read(f"benchmarks/{file}.json")["rows"]
+            ratios += [own["ratio"] for own in found if [own["what"], own["ours"], own["reference"]] == key]
+        rows.append((title, beside, said.format(*ratios)))
+    return rows
+
+
 PAGES = {
     "README.md": [how_good],
     "data/checkpoints/nano-photo/README.md": [lambda: goals("nano-photo"), photo_wild, tuning],
     "data/checkpoints/nano-emoji/README.md": [lambda: goals("nano-emoji")],
-    "data/results/README.md": [ablations, search],
+    "data/results/README.md": [drawings, ablations, engines, search, speed],
 }
 
 
