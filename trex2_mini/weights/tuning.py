@@ -33,7 +33,7 @@ from trex2_mini.detector import Detector
 from trex2_mini.evaluation.metrics import coco_ap
 from trex2_mini.images import load_image
 from trex2_mini.losses.criterion import Targets, detection_losses
-from trex2_mini.model.box_decoder import BoxDecoder
+from trex2_mini.model.box_decoder import BoxDecoder, DecoderOutput
 from trex2_mini.model.image_encoder import ImageFeatures
 from trex2_mini.model.visual_prompt import RegionPrompts
 from trex2_mini.names import name_key, unique_names
@@ -261,14 +261,39 @@ def _learn(detector: Detector, pictures: list[_Picture], categories: int, steps:
         chosen = rng.choice(len(pictures), min(PICTURES_A_STEP, len(pictures)), replace=False)
         optimizer.zero_grad(set_to_none=True)
         with torch.enable_grad():
-            for place in chosen:
-                one = pictures[place]
-                output = own(one.features, vectors[None], auxiliary=True)
-                losses = detection_losses(output, Targets([one.labels], [one.boxes]), detector.config.train)
-                (torch.stack(list(losses.values())).sum() / len(chosen)).backward()
+            for alike in _by_size([pictures[place] for place in chosen]):
+                output = own(_joined(alike), vectors.expand(len(alike), -1, -1), auxiliary=True)
+                losses = [
+                    detection_losses(_of_one(output, i), Targets([one.labels], [one.boxes]), detector.config.train)
+                    for i, one in enumerate(alike)
+                ]
+                (torch.stack([value for parts in losses for value in parts.values()]).sum() / len(chosen)).backward()
         torch.nn.utils.clip_grad_norm_([p for group in groups for p in group["params"]], 1.0)
         optimizer.step()
         yield vectors.detach().clone(), own
+
+
+def _by_size(pictures: list[_Picture]) -> list[list[_Picture]]:
+    """Those whose maps have one size, together: one pass of the decoder for all of them."""
+    groups: dict[Any, list[_Picture]] = {}
+    for picture in pictures:
+        groups.setdefault(picture.features.shapes[0], []).append(picture)
+    return list(groups.values())
+
+
+def _joined(pictures: list[_Picture]) -> ImageFeatures:
+    """The features of pictures whose maps have one size, as a batch."""
+    each = [picture.features for picture in pictures]
+    fields = ("tokens", "padding", "centres", "valid")
+    whole = {name: torch.cat([getattr(own, name) for own in each]) for name in fields}
+    return ImageFeatures(**whole, shapes=each[0].shapes, sizes=[size for own in each for size in own.sizes])
+
+
+def _of_one(output: DecoderOutput, place: int) -> DecoderOutput:
+    """What the decoder says of one picture of a batch."""
+    parts = [DecoderOutput(own.logits[place, None], own.boxes[place, None]) for own in (output, *output.auxiliary)]
+    parts[0].auxiliary = parts[1:]
+    return parts[0]
 
 
 @torch.no_grad()
