@@ -7,6 +7,7 @@ import pytest
 
 from trex2_mini.checkpoint import file_hash, shipped
 from trex2_mini.paths import REPOSITORY
+from trex2_mini.reproduction.scorecard import LINES
 
 
 @pytest.mark.parametrize("page", pages.PAGES)
@@ -23,6 +24,7 @@ def test_measured_on_the_shipped_weights(checkpoint):
     folder = REPOSITORY / "data" / "checkpoints" / checkpoint
     measured = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     assert {own["checkpoint_hash"] for own in measured} == {file_hash(folder / "model.safetensors")}
+    assert [own["line"] for own in measured] == [line.key for line in LINES[checkpoint]]  # all of them
 
 
 def test_photo_wild_is_of_the_shipped_weights():
