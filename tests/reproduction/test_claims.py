@@ -146,13 +146,16 @@ def test_verdicts():
 
 def test_intervals_over_seeds_and_sets():
     runs = [
-        {"variant": v, "seed": s, "AP": {"text": ap}}
+        {"variant": v, "seed": s, "steps": 9, "AP": {"text": ap}}
         for v, s, ap in (("a", 0, 3.0), ("a", 1, 5.0), ("b", 0, 1.0), ("b", 1, 6.0))
     ]
     seeds = over_seeds(runs, "text", "a", "b")
     assert (seeds.more, seeds.less) == (4, 3.5)
     assert over_seeds(runs[::2], "text", "a", "b") is None and over_seeds(runs, "text", "a", "c") is None
     assert (seeds.low, seeds.high) == (pytest.approx(0.5 - 12.7062 * 1.5), pytest.approx(0.5 + 12.7062 * 1.5))
+    longer = [run | {"steps": 18, "AP": {"text": 10 + run["AP"]["text"]}} for run in runs]
+    assert over_seeds([*runs, *longer], "text", "a", "b").more == 14  # the longest runs decide
+    assert over_seeds([*runs, longer[0]], "text", "a", "b").more == 4  # of those that have pairs
     spread = over_sets([1, 2, 9], 500, np.median)
     assert spread[0] == 2 and set(spread) == {1, 2, 9}
 

@@ -16,11 +16,11 @@ from trex2_mini.datasets.scenes.library import Library
 
 
 class EmojiBatches:
-    """Fresh emoji scenes without end; one picture size a batch, so that nothing is padded. Every second scene holds the
-    categories of the one before it, so that visual prompts can be trained across images. balance: see `open_batches`.
-    catalogue, sizes (height, width): a smaller world than all emoji in scenes of the usual sizes
-    (reproduction/ablations.py). short_side: scenes are enlarged by short_side / 192, as the detector enlarges the
-    embedded sets' pictures for a model of that short side."""
+    """Fresh emoji scenes without end; all pictures of a batch have one size. Every second scene holds the categories
+    of the one before it, so that visual prompts can be trained across images. balance: see `open_batches`. catalogue,
+    sizes (height, width): a smaller world than all emoji in scenes of the usual sizes (reproduction/ablations.py).
+    short_side: scenes are enlarged by short_side / 192, as the detector enlarges the embedded sets' pictures for a
+    model of that short side."""
 
     def __init__(
         self,
