@@ -97,6 +97,10 @@ def test_compare():
     assert (mean, difference) == (14.5, 3.5) and half == pytest.approx(12.706 * 0.5, rel=1e-3)
     assert table["y"]["text"][1:] == (-1.0, pytest.approx(12.706 * 0.5 * 2**0.5, rel=1e-3))
     assert compare([results[0], results[2]])["x"]["text"][2] == np.inf  # of one seed
+    # runs of another length have levels and shifts of their own, and tell of the noise: residuals 0.25 and 1.0
+    longer = [own | {"steps": 9, "AP": {"text": 4 * own["AP"]["text"] + 7}} for own in results[:4]]
+    assert noise([*results, *longer], "text") == (pytest.approx(((0.25 + 4.0) / 2) ** 0.5), 2)
+    assert compare(results, others=longer)["x"]["text"][2] == pytest.approx(4.3027 * (4.25 / 2) ** 0.5, rel=1e-3)
     with pytest.raises(ValueError, match="no run of 'joint' under seed 2"):
         compare([*results, run("x", 2, 1.0)])
 

@@ -144,12 +144,14 @@ def ablate(
     return results
 
 
-def compare(results: Sequence[dict], base: str = "joint") -> dict[str, dict[str, tuple[float, float, float]]]:
+def compare(
+    results: Sequence[dict], base: str = "joint", others: Sequence[dict] = ()
+) -> dict[str, dict[str, tuple[float, float, float]]]:
     """What each change did: {variant: {measure: (mean AP, mean difference to `base` of the same seed, half its 95 %
     interval)}}.
 
     A difference is larger than the noise where it exceeds half its interval (`half_interval`; 0 for `base` itself).
-    Raises ValueError where `base` is missing under a seed.
+    others: runs of other lengths, which tell of the noise too. Raises ValueError where `base` is missing under a seed.
     """
     runs = {(r["variant"], r["seed"]): r["AP"] for r in results}
     seeds: dict[str, list[int]] = {}
@@ -163,21 +165,20 @@ def compare(results: Sequence[dict], base: str = "joint") -> dict[str, dict[str,
         for measure in runs[variant, own[0]]:
             values = np.array([runs[variant, seed][measure] for seed in own])
             difference = (values - [runs[base, seed][measure] for seed in own]).mean()
-            half = 0.0 if variant == base else half_interval(results, measure, len(own))
+            half = 0.0 if variant == base else half_interval([*results, *others], measure, len(own))
             table[variant][measure] = (float(values.mean()), float(difference), half)
     return table
 
 
 def noise(results: Sequence[dict], measure: str) -> tuple[float, int]:
     """(standard deviation of a run, its degrees of freedom): what is left of `measure` once each variant has its level
-    and each seed its shift. These are randomized blocks, the seeds being the blocks: all runs together say how far
-    chance moves one, which two runs of one variant cannot. It takes the spread to be the same for all variants; those
-    that cannot do a thing at all (words alone asked for examples) have nearly none and make it a little too small.
-    (nan, 0) where nothing is left: one seed or one variant."""
-    variants, seeds = (sorted({r[key] for r in results}) for key in ("variant", "seed"))
-    design = np.array(
-        [[*(r["variant"] == v for v in variants), *(r["seed"] == s for s in seeds)] for r in results], float
-    )
+    and each seed its shift, at each number of steps its own. These are randomized blocks, the seeds being the blocks:
+    all runs together say how far chance moves one, which two runs of one variant cannot. It takes the spread to be the
+    same for all variants and lengths; those that cannot do a thing at all (words alone asked for examples) have nearly
+    none and make it a little too small. (nan, 0) where nothing is left: one seed or one variant."""
+    variants, seeds = ([(r[key], r.get("steps")) for r in results] for key in ("variant", "seed"))
+    columns = [[own == level for own in kind] for kind in (variants, seeds) for level in dict.fromkeys(kind)]
+    design = np.array(columns, float).T
     values = np.array([r["AP"][measure] for r in results])
     solution, _, rank, _ = np.linalg.lstsq(design, values, rcond=None)
     freedom = len(values) - int(rank)

@@ -152,13 +152,13 @@ def over_sets(values: Sequence[float], resamples: int, statistic: Callable = np.
 
 
 def over_seeds(ablations: Sequence[dict], measure: str, more: str, less: str) -> Compared | None:
-    """Two trained variants, in pairs of one seed, with `ablations.half_interval` of their difference; of the longest
-    runs that both have. None where the interval is unknown."""
+    """Two trained variants, in pairs of one seed, with `ablations.half_interval` of their difference: of the longest
+    runs that both have, by the noise of all. None where the interval is unknown."""
     for steps in sorted({run["steps"] for run in ablations}, reverse=True):
         own = [run for run in ablations if run["steps"] == steps]
         runs = [{run["seed"]: run["AP"][measure] for run in own if run["variant"] == name} for name in (more, less)]
         seeds = sorted(runs[0].keys() & runs[1].keys())
-        if seeds and np.isfinite(half := half_interval(own, measure, len(seeds))):
+        if seeds and np.isfinite(half := half_interval(ablations, measure, len(seeds))):
             values = [float(np.mean([run[seed] for seed in seeds])) for run in runs]
             difference = values[0] - values[1]
             return Compared(*values, difference - half, difference + half, f"{len(seeds)} seeds of {steps} steps")
