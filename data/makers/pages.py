@@ -15,6 +15,7 @@ from pathlib import Path
 from trex2_mini.evaluation.suite import ROWS
 from trex2_mini.paths import REPOSITORY
 from trex2_mini.reproduction.ablations import VARIANTS, compare
+from trex2_mini.reproduction.claims import read_ablations
 
 DATA = REPOSITORY / "data"
 Row = tuple[str, ...]
@@ -155,18 +156,22 @@ def tuning() -> list[Row]:
 
 
 def ablations() -> list[Row]:
-    """variant | seeds | AP of each measure, and joint's under the same seeds (difference ± half its interval)"""
-    runs = [json.loads(path.read_text(encoding="utf-8")) for path in sorted((DATA / "ablations").glob("*.json"))]
+    """variant | seeds | AP of each measure, and joint's under the same seeds (difference ± half its interval); the
+    usual runs, then the longer ones"""
+    usual, longer = (read_ablations(DATA / "ablations" / folder) for folder in ("", "longer"))
     rows = []
-    for variant, found in sorted(compare(runs).items(), key=lambda own: list(VARIANTS).index(own[0])):
-        seeds = sum(run["variant"] == variant for run in runs)
-        cells = []
-        for measure in ABLATED:
-            ap, difference, half = found[measure]
-            told = f"{difference:+.1f} ± {half:.1f}"
-            told = f"**{told}**" if abs(difference) > half else told
-            cells.append(f"{ap:.1f}" if variant == "joint" else f"{ap:.1f}, joint {ap - difference:.1f} ({told})")
-        rows.append((variant, str(seeds), *cells))
+    for runs, others in ((usual, []), (longer, usual)):
+        length = f", {runs[0]['steps']:,} steps" if others else ""
+        found = compare(runs, others=others)
+        for variant in sorted(found, key=list(VARIANTS).index):
+            seeds = sum(run["variant"] == variant for run in runs)
+            cells = []
+            for measure in ABLATED:
+                ap, difference, half = found[variant][measure]
+                told = f"{difference:+.1f} ± {half:.1f}"
+                told = f"**{told}**" if abs(difference) > half else told
+                cells.append(f"{ap:.1f}" if variant == "joint" else f"{ap:.1f}, joint {ap - difference:.1f} ({told})")
+            rows.append((f"{variant}{length}", str(seeds), *cells))
     return rows
 
 
