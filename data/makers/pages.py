@@ -162,8 +162,11 @@ def tuning() -> list[Row]:
     """set | AP by number of labelled pictures, Visual-G -> tuned (strength)"""
     rows = []
     for run in read("results/tuning.json"):
-        cells = [f"{own['Visual-G']:.1f} → {own['tuned']:.1f} ({own['strength']})" for own in run["rows"]]
-        rows.append((run["judge"].split("/")[0].removeprefix("photo-wild-"), *cells))
+        cells = {
+            own["pictures"]: f"{own['Visual-G']:.1f} → {own['tuned']:.1f} ({own['strength']})" for own in run["rows"]
+        }
+        name = run["judge"].removeprefix("photo-wild-").removesuffix("/val")
+        rows.append((name, *(cells.get(pictures, "") for pictures in (2, 5, 10, 16, 20))))
     return rows
 
 
