@@ -81,16 +81,17 @@ def show_detections(
     title: str = "",
     boxes: Mapping | Sequence | None = None,
     points: Mapping | Sequence | None = None,
+    size: float = 6,
 ) -> Axes:
     """Draw `detections` over `image` (anything `load_image` takes); `boxes` and `points` are the visual prompts, drawn
-    dashed and as stars."""
+    dashed and as stars. size: of the labels, in points; the title is half as large again."""
     array, (height, width) = load_reduced(image, SIDE if ax is None else None)
     if ax is None:
         _, ax = plt.subplots(figsize=(5 * width / height, 5))
     ax.imshow(array, extent=(-0.5, width - 0.5, height - 0.5, -0.5))  # whatever is left of it, in the whole's pixels
     ax.axis("off")
-    ax.set_title(title, fontsize=9, **plain_text(title))
-    _draw(ax, detections)
+    ax.set_title(title, fontsize=1.5 * size, **plain_text(title))
+    _draw(ax, detections, size)
     for x1, y1, x2, y2 in _all(boxes, 4):
         ax.add_patch(
             Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor="white", linewidth=2.5, linestyle="--")
@@ -101,7 +102,7 @@ def show_detections(
     return ax
 
 
-def _draw(ax: Axes, detections: Found) -> None:
+def _draw(ax: Axes, detections: Found, size: float = 6) -> None:
     text, (bottom, top) = plain_text(*detections.names, "0123456789."), sorted(ax.get_ylim())[::-1]
     for (x1, y1, x2, y2), score, label in zip(detections.boxes, detections.scores, detections.labels, strict=True):
         colour = PALETTE[label % len(PALETTE)]
@@ -110,7 +111,7 @@ def _draw(ax: Axes, detections: Found) -> None:
             x1,
             y1,
             f"{detections.names[label]} {score:.2f}",
-            fontsize=6,
+            fontsize=size,
             color="white",
             va="top" if y1 - top < 0.04 * (bottom - top) else "bottom",  # no room above: inside of the box
             bbox={"facecolor": colour, "pad": 0.5, "linewidth": 0},

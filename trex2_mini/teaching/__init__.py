@@ -104,11 +104,11 @@ def paper(number: int, columns: Sequence[str] | None = None) -> Table:
     return table([names[i] for i in chosen], [["" if row[i] is None else row[i] for i in chosen] for row in rows])
 
 
-def gallery(panels: Sequence[Mapping[str, Any]], rows: int = 1, width: float = 12) -> Figure:
+def gallery(panels: Sequence[Mapping[str, Any]], rows: int = 1, width: float = 12, size: float = 6) -> Figure:
     """Pictures with what was found on them, in `rows` of one width, the pictures of a row of one height.
 
     Args:
-        panels: for each picture the arguments of `show_detections`. width: of the figure in inches.
+        panels: for each picture the arguments of `show_detections`. width: of the figure in inches. size: of the labels in points.
     """
     lines = [[panels[i] for i in own] for own in np.array_split(np.arange(len(panels)), rows)]
     shapes = [[load_image(panel["image"]).shape for panel in line] for line in lines]
@@ -118,7 +118,7 @@ def gallery(panels: Sequence[Mapping[str, Any]], rows: int = 1, width: float = 1
     parts = whole.subfigures(rows, 1, height_ratios=heights, squeeze=False)[:, 0]
     for part, line, own in zip(parts, lines, ratios):
         for ax, panel in zip(part.subplots(1, len(line), width_ratios=own, squeeze=False)[0], line):
-            show_detections(ax=ax, **panel)
+            show_detections(ax=ax, size=size, **panel)
     return whole
 
 
