@@ -108,7 +108,8 @@ def gallery(panels: Sequence[Mapping[str, Any]], rows: int = 1, width: float = 1
     """Pictures with what was found on them, in `rows` of one width, the pictures of a row of one height.
 
     Args:
-        panels: for each picture the arguments of `show_detections`. width: of the figure in inches. size: of the labels in points.
+        panels: for each picture the arguments of `show_detections`. width: of the figure in inches. size: of the labels
+            in points.
     """
     lines = [[panels[i] for i in own] for own in np.array_split(np.arange(len(panels)), rows)]
     shapes = [[load_image(panel["image"]).shape for panel in line] for line in lines]
