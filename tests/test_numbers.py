@@ -31,3 +31,9 @@ def test_photo_wild_is_of_the_shipped_weights():
     found = json.loads((REPOSITORY / "data" / "results" / "photo_wild.json").read_text(encoding="utf-8"))
     own = file_hash(REPOSITORY / "data" / "checkpoints" / "nano-photo" / "model.safetensors")
     assert {about["checkpoint_hash"] for about in found["about"].values()} == {own}
+
+
+def test_the_laptop_scale_is_of_the_shipped_weights():
+    found = json.loads((REPOSITORY / "data" / "results" / "laptop.json").read_text(encoding="utf-8"))
+    own = file_hash(REPOSITORY / "data" / "checkpoints" / "nano-emoji" / "model.safetensors")
+    assert found["checkpoint_hash"] == own

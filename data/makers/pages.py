@@ -4,19 +4,21 @@
 
 A row is known by its first cell, within the page. The files: data/checkpoints/*/metrics.json (`trex2 scorecard`), data/
 ablations (`trex2 ablate`), data/engines.json (`trex2 engine effect`), data/benchmarks (`trex2 benchmark`), and in data/
-results photo_wild.json (`trex2 suite`), search.json (`trex2 search --measure`), tuning.json (`trex2 tuning`) and
-recipe.json (`trex2 train` and `evaluate`, as the card says).
+results photo_wild.json (`trex2 suite`), search.json (`trex2 search --measure`), tuning.json (`trex2 tuning`),
+laptop.json (notebooks 13 and 15 in `trex2 reproduce --scale laptop`) and recipe.json (`trex2 train` and `evaluate`, as
+the card says).
 """
 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 
 from trex2_mini.evaluation.suite import ROWS
 from trex2_mini.paths import REPOSITORY
 from trex2_mini.reproduction.ablations import VARIANTS, compare
-from trex2_mini.reproduction.claims import read_ablations
+from trex2_mini.reproduction.claims import CONTRADICTED, HOLDS, NOT_TESTABLE, UNDECIDED, read_ablations
 
 DATA = REPOSITORY / "data"
 Row = tuple[str, ...]
@@ -31,6 +33,15 @@ WILD_ROWS = {
     "points-others": "others, point",
     "template-others": "template matching, others",
     "features-others": "ImageNet features, others",
+}
+LAPTOP = {
+    "text": "Text",
+    "visual-g": "Visual-G",
+    "mixed": "Mixed",
+    "visual-i": "Visual-I, box",
+    "points": "Visual-I, point",
+    "echo": "echo of the box",
+    "visual-i-others": "Visual-I others",
 }
 ABLATED = ("text/trained", "visual-g/trained", "visual-g/novel", "visual-i-others/trained")
 DRAWINGS = {
@@ -159,6 +170,28 @@ def tuning() -> list[Row]:
     return rows
 
 
+def laptop() -> list[Row]:
+    """protocol | emoji-coco | emoji-lvis-minival | its AP_r, AP_c, AP_f | emoji-wild, mean | median"""
+    found = read("results/laptop.json")["tables"]
+    rows = []
+    for key, title in LAPTOP.items():
+        coco, lvis, wild = (found[name][key] for name in ("emoji-coco", "emoji-lvis-minival", "emoji-wild"))
+        drawn = key not in ("text", "echo")  # by chance, so there is a deviation
+        cells = [f"{own['AP']:.1f}" + (f" ± {own['std']['AP']:.1f}" if drawn else "") for own in (coco, lvis)]
+        rest = (*(lvis[group] for group in ("AP_r", "AP_c", "AP_f")), wild["mean"], wild["median"])
+        rows.append((title, *cells, *(f"{value:.1f}" for value in rest)))
+    return rows
+
+
+def verdicts() -> list[Row]:
+    """whose findings | how many hold, are contradicted, undecided, not testable"""
+    kinds = (HOLDS, CONTRADICTED, UNDECIDED, NOT_TESTABLE)
+    counts = {"of the paper": Counter(), "of our own": Counter()}
+    for claim in read("results/laptop.json")["claims"]:
+        counts["of our own" if claim["paper"] == "not in the paper" else "of the paper"][claim["verdict"]] += 1
+    return [(f"findings {whose}", *(str(own[kind]) for kind in kinds)) for whose, own in counts.items()]
+
+
 def recipe() -> list[Row]:
     """share of cut-outs | AP of each set and protocol"""
     columns = (
@@ -250,7 +283,7 @@ PAGES = {
     "README.md": [how_good],
     "data/checkpoints/nano-photo/README.md": [lambda: goals("nano-photo"), photo_wild, tuning, recipe],
     "data/checkpoints/nano-emoji/README.md": [lambda: goals("nano-emoji")],
-    "data/results/README.md": [drawings, ablations, engines, search, speed],
+    "data/results/README.md": [drawings, laptop, verdicts, ablations, engines, search, speed],
 }
 
 
